@@ -1,0 +1,1 @@
+"""Features, model and policy to alerts, incidents and causes."""

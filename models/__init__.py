@@ -1,0 +1,1 @@
+"""Windows to surprise, pure."""

@@ -1,0 +1,1 @@
+"""The jobs: ingest, harvest, train, score, watch, backtest, registry, report and the command line."""

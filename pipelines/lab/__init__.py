@@ -1,0 +1,1 @@
+"""Real faults in network namespaces, recorded and labelled."""

@@ -1,0 +1,1 @@
+"""Captures: bytes of any container in, columns of packets out."""

@@ -1,0 +1,1 @@
+"""Packets to events: flows, TCP, taps, feeds, tick to trade, throughput."""
