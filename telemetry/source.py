@@ -57,8 +57,8 @@ def merge(streams: Sequence[Iterator[Events]]) -> Iterator[Events]:
         _, i, batch = heapq.heappop(heads)
         if heads:
             seen, other, _ = heads[0]
-            side = "right" if i < other else "left"
-            cut = max(1, int(np.searchsorted(batch.seen_ns, seen, side=side)))
+            up_to = seen + 1 if i < other else seen
+            cut = max(1, int(np.searchsorted(batch.seen_ns, up_to)))
         else:
             cut = len(batch)
         yield batch[:cut]

@@ -1,0 +1,170 @@
+"""The one loop: events -> windows -> surprise -> decision -> alerts. Live and backtest run it alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from detectors.policy import ALERT, Policy
+from detectors.spec import DetectorSpec
+from features.base import FeatureBuilder
+from models.base import Model
+from telemetry.errors import StoreError
+from telemetry.types import Alert, Events, Nanos, Panel, Scores, SeriesKey, Snapshot, alert_id
+
+__all__ = ["Detector"]
+
+Observer = Callable[[Panel, Scores, np.ndarray], None]
+FORMAT = 1
+
+
+class Detector:
+    """Features, a model and a policy per window length, run in event time.
+
+    Parameters
+    ----------
+    spec : DetectorSpec
+    version : str
+        Named in every alert.
+    features : FeatureBuilder
+    make_model, make_policy : callables
+        One of each is made per window length of the panels.
+    """
+
+    def __init__(
+        self,
+        spec: DetectorSpec,
+        version: str,
+        features: FeatureBuilder,
+        make_model: Callable[[], Model],
+        make_policy: Callable[[], Policy],
+    ) -> None:
+        self.spec, self.version, self.features = spec, version, features
+        self._make_model, self._make_policy = make_model, make_policy
+        self._lanes: dict[Nanos, tuple[Model, Policy]] = {}
+        self.observer: Observer | None = None  # sees every scored panel (reports, stored scores, threshold sweeps)
+
+    @property
+    def watermark_ns(self) -> Nanos:
+        """Event time up to which nothing more is awaited."""
+        return self.features.watermark_ns
+
+    def push(self, events: Events) -> None:
+        """Take in a batch of events in seen order."""
+        self.features.push(events)
+
+    def close(self, watermark_ns: Nanos) -> list[Alert]:
+        """Score the windows that end by `watermark_ns`; alerts in (end_ns, id) order."""
+        alerts: list[Alert] = []
+        for panel in self.features.close(watermark_ns):
+            if len(panel.end_ns) and panel.keys:
+                alerts += self._score(panel)
+        alerts.sort(key=lambda a: (a.end_ns, a.id))
+        return alerts
+
+    def fit(self, history: tuple[Panel, ...]) -> None:
+        """Let the models learn from history (panels as `features` makes them)."""
+        for panel in history:
+            model, _ = self._lane(panel.window_ns)
+            model.align(panel.keys)
+            model.fit(panel)
+
+    def model(self, window_ns: Nanos) -> Model:
+        """The model of a window length (made when first asked for)."""
+        return self._lane(window_ns)[0]
+
+    def _lane(self, window_ns: Nanos) -> tuple[Model, Policy]:
+        if window_ns not in self._lanes:
+            self._lanes[window_ns] = (self._make_model(), self._make_policy())
+        return self._lanes[window_ns]
+
+    def _score(self, panel: Panel) -> list[Alert]:
+        model, policy = self._lane(panel.window_ns)
+        model.align(panel.keys)
+        scores = model.advance(panel, explain=True)
+        joint = scores.parts is not None
+        if joint:  # one surprise for the group: decide once, name the top contributor
+            policy.align((SeriesKey("", self.spec.name),), ("joint",))
+            surprise = scores.surprise[:, :1, :1]
+        else:
+            policy.align(panel.keys, scores.columns)
+            surprise = scores.surprise
+        decision = policy.decide(panel.end_ns, panel.window_ns, surprise)
+        if self.observer is not None:
+            self.observer(panel, scores, decision.grade)
+        out: list[Alert] = []
+        values = panel.channel_values()
+        for w, s in np.argwhere((decision.grade > 0).any(axis=2)):
+            grades = decision.grade[w, s]
+            best = decision.score[w, s] + grades  # the strongest grade, then the strongest score
+            c = int(np.argmax(np.where(grades > 0, best, -1.0)))
+            at: tuple[int, int, int] = (int(w), int(s), c)
+            cell = at
+            if joint and scores.parts is not None:
+                top = int(np.nanargmax(np.where(np.isnan(scores.parts[w]), -np.inf, scores.parts[w])))
+                cell = (int(w), *(int(i) for i in np.unravel_index(top, scores.parts.shape[1:])))  # type: ignore[assignment]
+            key = panel.keys[cell[1]]
+            end = int(panel.end_ns[w])
+            out.append(
+                Alert(
+                    id=alert_id(self.spec.name, SeriesKey("", self.spec.name) if joint else key, end),
+                    detector=self.spec.name,
+                    version=self.version,
+                    kind=self.spec.kind,
+                    series=key,
+                    column=scores.columns[cell[2]],
+                    window_ns=panel.window_ns,
+                    end_ns=end,
+                    onset_ns=int(decision.onset_ns[at]) or end - panel.window_ns,
+                    surprise=float(scores.surprise[cell]),
+                    score=float(decision.score[at]),
+                    side=int(scores.side[cell]),
+                    value=float(values[cell]),
+                    expected=_at(scores.expected, cell),
+                    lo=_at(scores.lo, cell),
+                    hi=_at(scores.hi, cell),
+                    grade="alert" if grades[c] >= ALERT else "evidence",
+                )
+            )
+        return out
+
+    def snapshot(self) -> Snapshot:
+        """All memory, as JSON-able meta and plain arrays."""
+        parts = [("features", self.features.snapshot())]
+        for window_ns, (model, policy) in self._lanes.items():
+            parts += [(f"model-{window_ns}", model.snapshot()), (f"policy-{window_ns}", policy.snapshot())]
+        meta = {
+            "format": FORMAT,
+            "spec": self.spec.to_dict(),
+            "digest": self.spec.digest,
+            "version": self.version,
+            "windows": list(self._lanes),
+        }
+        return Snapshot(meta, Snapshot.nest(parts))
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Continue exactly where `snapshot` was taken.
+
+        Raises
+        ------
+        StoreError
+            If it is of another format or another spec.
+        """
+        meta = snapshot.meta
+        if meta.get("format") != FORMAT:
+            raise StoreError(f"detector state: expected format {FORMAT}, got {meta.get('format')!r}")
+        if meta.get("digest") != self.spec.digest:
+            raise StoreError(
+                f"detector state: expected one of spec {self.spec.digest} ({self.spec.name}), got {meta.get('digest')}"
+            )
+        self.features.restore(Snapshot.unnest(snapshot.arrays, "features"))
+        self._lanes.clear()
+        for window_ns in meta["windows"]:
+            model, policy = self._lane(int(window_ns))
+            model.restore(Snapshot.unnest(snapshot.arrays, f"model-{window_ns}"))
+            policy.restore(Snapshot.unnest(snapshot.arrays, f"policy-{window_ns}"))
+
+
+def _at(band: np.ndarray | None, cell: tuple[int, int, int]) -> float:
+    return float("nan") if band is None else float(band[cell])

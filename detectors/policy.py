@@ -1,0 +1,220 @@
+"""From surprise to alerts under a budget of false alarms.
+
+A user sets how many false alerts a host and day may cost. The budget is shared over the host's warm channels
+and becomes a probability per window, i.e. a threshold T on -log10 p. A channel with little history cannot show a
+probability that small in one window; then windows must agree: k of the last k + 2 windows, each of which needs only
+about T / k. Windows are not independent, so the k-th counts `AGREE` to the power of k - 1 only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from numba import njit
+
+from telemetry.errors import ConfigError
+from telemetry.types import Float64, Int8, Int64, Nanos, SeriesKey, State
+
+__all__ = ["ALERT", "EVIDENCE", "BudgetPolicy", "Decision", "Policy"]
+
+EVIDENCE = 1
+ALERT = 2
+DAY_NS = 86_400_000_000_000
+AGREE = 0.9
+MOST = 8
+RING = MOST + 2
+
+
+class Decision(NamedTuple):
+    """Per (window, series, column): score in [0, 1] (0.5 at the threshold), grade, onset."""
+
+    score: Float64
+    grade: Int8
+    onset_ns: Int64
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Decides which surprises people hear of. Never feeds back into a model."""
+
+    def align(self, keys: Sequence[SeriesKey], columns: Sequence[str]) -> None: ...
+    def decide(self, end_ns: Int64, window_ns: Nanos, surprise: Float64) -> Decision: ...
+    def snapshot(self) -> State: ...
+    def restore(self, state: State) -> None: ...
+
+
+@njit(cache=True, nogil=True)
+def _evidence(ring, at):  # type: ignore[no-untyped-def]
+    """The best of k * AGREE^(k-1) * (k-th largest of the last k + 2 surprises), k = 1..MOST."""
+    best, weight = ring[at], 1.0
+    for k in range(2, MOST + 1):
+        weight *= AGREE
+        top = np.zeros(MOST, np.float64)
+        for back in range(min(k + 2, RING)):
+            v = ring[(at - back) % RING]
+            j = k - 1
+            if v > top[j]:
+                while j > 0 and top[j - 1] < v:
+                    top[j] = top[j - 1]
+                    j -= 1
+                top[j] = v
+        e = k * weight * top[k - 1]
+        if e > best:
+            best = e
+    return best
+
+
+@njit(cache=True, nogil=True)
+def _decide(  # type: ignore[no-untyped-def]
+    end_ns, window_ns, surprise, host, n_hosts, log_windows, weak, hold_ns, repeat_ns,
+    ring, at, warm, since, elevated, firing, said, score, grade, onset,
+):  # fmt: skip
+    n_windows, n = surprise.shape
+    per_host = np.zeros(n_hosts, np.int64)
+    for c in range(n):
+        per_host[host[c]] += warm[c]
+    for w in range(n_windows):
+        at = (at + 1) % RING
+        end = end_ns[w]
+        for c in range(n):
+            s = surprise[w, c]
+            if not np.isnan(s) and warm[c] == 0:
+                warm[c] = 1
+                per_host[host[c]] += 1
+        for c in range(n):
+            s = surprise[w, c]
+            ring[c, at] = 0.0 if np.isnan(s) else s
+            if warm[c] == 0:
+                continue
+            if ring[c, at] >= 1.5:
+                if since[c] == 0 or end - elevated[c] > 3 * window_ns:
+                    since[c] = end - window_ns
+                elevated[c] = end
+            threshold = log_windows + np.log10(per_host[host[c]])
+            e = 0.0
+            if elevated[c] == end:
+                e = _evidence(ring[c], at)
+                score[w, c] = e / (e + threshold)
+                onset[w, c] = since[c]
+            over = e >= threshold
+            if firing[c] > 0:
+                if over or e >= 0.5 * threshold:
+                    firing[c] = end
+                elif end - firing[c] >= hold_ns:
+                    firing[c] = 0
+            if over and firing[c] == 0:
+                firing[c] = end
+                said[c] = end
+                grade[w, c] = 2
+            elif e >= weak and end - said[c] >= repeat_ns:
+                said[c] = end
+                grade[w, c] = 1
+    return at
+
+
+class BudgetPolicy:
+    """Alerts within a budget of false ones, from the first warm window on.
+
+    Parameters
+    ----------
+    per_day : float
+        False alerts a host and day that the user accepts.
+    evidence : float
+        Evidence from which a weaker deviation is passed on to join incidents (never to open one).
+    hold_s, repeat_s : float
+        An alerting channel is quiet until it was under half the threshold for `hold_s`; while it deviates it is
+        repeated as evidence every `repeat_s`.
+    threshold : float, optional
+        A fixed threshold instead of the budget's.
+    """
+
+    def __init__(
+        self,
+        per_day: float = 1.0,
+        evidence: float = 3.0,
+        hold_s: float = 10.0,
+        repeat_s: float = 1.0,
+        threshold: float | None = None,
+    ) -> None:
+        if not per_day > 0:
+            raise ConfigError(f"policy budget: per_day must be above 0, got {per_day!r}")
+        self.per_day, self.evidence, self.threshold = float(per_day), float(evidence), threshold
+        self._hold_ns, self._repeat_ns = round(hold_s * 1e9), round(repeat_s * 1e9)
+        self._names: list[str] = []
+        self._host = np.empty(0, np.int64)
+        self._hosts: dict[str, int] = {}
+        self._at = 0
+        self._cells: dict[str, np.ndarray] = {}
+        self._shape = (0, 0)
+        self._resize(0)
+
+    _FIELDS = (
+        ("ring", np.float64),
+        ("warm", np.int64),
+        ("since", np.int64),
+        ("elevated", np.int64),
+        ("firing", np.int64),
+        ("said", np.int64),
+    )
+
+    def _resize(self, n: int) -> None:
+        for name, dtype in self._FIELDS:
+            old = self._cells.get(name)
+            new = np.zeros((n, RING) if name == "ring" else n, dtype)
+            if old is not None:
+                new[: len(old)] = old[:n]
+            self._cells[name] = new
+
+    def align(self, keys: Sequence[SeriesKey], columns: Sequence[str]) -> None:
+        """Follow the panel's channels; a channel's state stays with its name."""
+        names = [f"{k}\x1f{c}" for k in keys for c in columns]
+        self._shape = (len(keys), len(columns))
+        if names == self._names:
+            return
+        at = {name: i for i, name in enumerate(self._names)}
+        take = np.array([at.get(name, -1) for name in names], np.int64)
+        old = self._cells
+        self._cells = {}
+        self._resize(len(names))
+        for name, cells in self._cells.items():
+            cells[take >= 0] = old[name][take[take >= 0]]
+        self._hosts = {}
+        of = [self._hosts.setdefault(k.host, len(self._hosts)) for k in keys for _ in columns]
+        self._host = np.array(of, np.int64)
+        self._names = names
+
+    def decide(self, end_ns: Int64, window_ns: Nanos, surprise: Float64) -> Decision:
+        """Decide windows in order; `surprise` is (windows, series, columns)."""
+        flat = np.ascontiguousarray(surprise.reshape(len(end_ns), -1))
+        if self.threshold is None:
+            log_windows = math.log10(max(DAY_NS / window_ns / self.per_day, 1.0))
+            host, hosts = self._host, max(len(self._hosts), 1)
+        else:  # one channel a "host": log10(1) adds nothing
+            log_windows = float(self.threshold)
+            host, hosts = np.arange(flat.shape[1], dtype=np.int64), max(flat.shape[1], 1)
+        score = np.where(np.isnan(flat), np.nan, 0.0)
+        grade = np.zeros(flat.shape, np.int8)
+        onset = np.zeros(flat.shape, np.int64)
+        c = self._cells
+        self._at = _decide(
+            np.ascontiguousarray(end_ns), window_ns, flat, host, hosts, log_windows, self.evidence,
+            self._hold_ns, self._repeat_ns, c["ring"], self._at, c["warm"], c["since"], c["elevated"],
+            c["firing"], c["said"], score, grade, onset,
+        )  # fmt: skip
+        shape = surprise.shape
+        return Decision(score.reshape(shape), grade.reshape(shape), onset.reshape(shape))
+
+    def snapshot(self) -> State:
+        names = np.array(self._names, dtype=np.str_)
+        return {"names": names, "host": self._host, "hosts": np.array(list(self._hosts), dtype=np.str_),
+                "at": np.array(self._at), **{k: v.copy() for k, v in self._cells.items()}}  # fmt: skip
+
+    def restore(self, state: State) -> None:
+        self._names = [str(n) for n in state["names"]]
+        self._host = np.array(state["host"], np.int64)
+        self._hosts = {str(h): i for i, h in enumerate(state["hosts"])}
+        self._at = int(state["at"])
+        self._cells = {name: np.array(state[name], dtype) for name, dtype in self._FIELDS}
