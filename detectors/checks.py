@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -38,7 +39,7 @@ def run_detector(
     whole = len(events) if until is None else until
     edges = [0, *sorted(c for c in set(cuts) if 0 < c < whole), whole]
     alerts: list[Alert] = []
-    for i, (a, b) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for i, (a, b) in enumerate(itertools.pairwise(edges)):
         detector.push(events[a:b])
         last = b == whole
         if last or (i < len(close_at) and close_at[i]):
@@ -119,7 +120,7 @@ def check_model(make: Callable[[], Model], panel: Panel, cuts: Sequence[int]) ->
     n = len(panel.end_ns)
     whole = scores_of(make(), [panel])
     edges = [0, *sorted(c for c in set(cuts) if 0 < c < n), n]
-    pieces = [_cut(panel, a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    pieces = [_cut(panel, a, b) for a, b in itertools.pairwise(edges)]
     if not np.array_equal(whole, scores_of(make(), pieces), equal_nan=True):
         raise LawBroken("chunking: the surprise depends on how windows are split over calls")
     model, parts = make(), []

@@ -1,0 +1,149 @@
+"""``tailwatch.toml``: validated settings with defaults that work without it."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from telemetry.errors import ConfigError
+
+__all__ = ["Config", "load", "reference"]
+
+
+class Struct(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Unknown keys are errors."""
+
+
+class Harvest(Struct):
+    """What this host records."""
+
+    hz: float = 10.0
+    processes: list[str] = []
+    root: str = "/"
+    host: str = ""
+    keep_days: float = 7.0
+    max_gb: float = 10.0
+
+
+class Scoring(Struct):
+    """How detectors run."""
+
+    detectors: list[str] = []
+    checkpoint_s: float = 60.0
+    budget_per_day: float = 1.0
+    max_series: int = 20_000
+
+
+class Alertmanager(Struct):
+    """Prometheus Alertmanager, API v2."""
+
+    url: str
+    interval_s: float = 60.0
+    token_file: str = ""
+
+
+class Webhook(Struct):
+    """A POST of JSON for each incident change."""
+
+    url: str
+    token_file: str = ""
+
+
+class Sinks(Struct):
+    """Where incident changes go. `jsonl` is a file; `apprise` URLs (chat, mail, pagers) may name `env:VARIABLE`."""
+
+    jsonl: str = ""
+    alertmanager: Alertmanager | None = None
+    webhook: Webhook | None = None
+    apprise: list[str] = []
+    max_per_minute: int = 60
+
+
+class Http(Struct):
+    """The service's own pages. Loopback unless told otherwise."""
+
+    listen: str = "127.0.0.1:9464"
+    token_file: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
+
+
+class Config(Struct):
+    """Everything that can be set.
+
+    `store` is a folder, `state` an SQLite path or an SQLAlchemy URL, `tracking` an MLflow tracking URI,
+    `artifacts` the folder of MLflow's artifacts (used when the tracking store is a local SQLite file).
+    """
+
+    store: str = "tailwatch-data/store"
+    state: str = "tailwatch-data/state.db"
+    tracking: str = "sqlite:///tailwatch-data/mlflow.db"
+    artifacts: str = "tailwatch-data/artifacts"
+    checkpoints: str = "tailwatch-data/checkpoints"
+    harvest: Harvest = Harvest()
+    scoring: Scoring = Scoring()
+    sinks: Sinks = Sinks()
+    http: Http = Http()
+
+
+def load(path: str | None = None) -> Config:
+    """Read `path`, or ``./tailwatch.toml`` if it is there, else the defaults.
+
+    Raises
+    ------
+    ConfigError
+        Not TOML, an unknown key, a value of the wrong type: with file and key.
+    """
+    file = Path(path) if path else Path("tailwatch.toml")
+    if path is None and not file.exists():
+        return Config()
+    try:
+        return msgspec.convert(tomllib.loads(file.read_text()), Config)
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not TOML: {error}") from None
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{file}: {error}") from None
+
+
+def reference() -> str:
+    """Every key with its type, default and meaning, as commented TOML made from the schema."""
+    lines: list[str] = []
+
+    def table(cls: type[msgspec.Struct], name: str) -> None:
+        doc = " ".join((cls.__doc__ or "").split())
+        lines.extend(([f"[{name}]"] if name else []) + [f"# {doc}"])
+        nested: list[tuple[type[msgspec.Struct], str]] = []
+        for field in msgspec.structs.fields(cls):
+            kind = _struct_of(field.type)
+            if kind is not None:
+                nested.append((kind, f"{name}.{field.name}" if name else field.name))
+                continue
+            if field.default_factory is not msgspec.NODEFAULT:
+                default: Any = field.default_factory()
+            else:
+                default = field.default
+            shown = "..." if default is msgspec.NODEFAULT else _toml(default)
+            lines.append(f"# {field.name} = {shown}")
+        lines.append("")
+        for kind, path in nested:
+            table(kind, path)
+
+    table(Config, "")
+    return "\n".join(lines)
+
+
+def _struct_of(kind: Any) -> type[msgspec.Struct] | None:
+    options = [kind, *getattr(kind, "__args__", ())]
+    for option in options:
+        if isinstance(option, type) and issubclass(option, msgspec.Struct):
+            return option
+    return None
+
+
+def _toml(value: Any) -> str:
+    return msgspec.json.encode(value).decode()

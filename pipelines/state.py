@@ -1,0 +1,471 @@
+"""The transaction: alerts, incident changes, outbox rows and the watermark of emission commit together.
+
+SQLite (WAL) by default, PostgreSQL by URL. Model state is not here: it lies in checkpoint files, and only their
+pointer, digest and offset are committed (design decision 8).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from pipelines import tables as t
+from pipelines.codec import decode_alert, decode_incident, encode
+from telemetry.errors import ConfigError, StoreError
+from telemetry.types import Alert, Incident, IncidentChange, Label, Nanos
+
+__all__ = ["Champion", "Checkpoint", "Outgoing", "StateDB"]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A pointer to saved model state: everything seen before `seen_ns` is in it."""
+
+    path: str
+    digest: str
+    seen_ns: Nanos
+    meta: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Champion:
+    """The version of a detector that scores live; `path` and `digest` are of its state (npz) or None."""
+
+    detector: str
+    version: str
+    spec: Mapping[str, Any]
+    path: str | None
+    digest: str | None
+    since_ns: Nanos
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A row of the outbox."""
+
+    seq: int
+    sink: str
+    key: str
+    body: str
+    attempts: int
+    state: str
+    error: str | None
+
+
+def change_id(change: IncidentChange) -> str:
+    """The same step of the same incident has the same id, whoever computes it again."""
+    text = f"{change.incident.id}\x00{change.action}\x00{change.at_ns}".encode()
+    return hashlib.blake2b(text, digest_size=12).hexdigest()
+
+
+class StateDB:
+    """The state database.
+
+    Parameters
+    ----------
+    url : str
+        A path of an SQLite file or an SQLAlchemy URL.
+
+    Raises
+    ------
+    StoreError
+        It cannot be opened, or was written by a newer Tailwatch.
+    """
+
+    def __init__(self, url: str | os.PathLike[str], *, create: bool = True) -> None:
+        text = os.fspath(url)
+        self.url = text if "://" in text else f"sqlite:///{text}"
+        self._sqlite = self.url.startswith("sqlite")
+        path = self.url.removeprefix("sqlite:///").partition("?")[0] if self._sqlite else ""
+        if path and not create and not Path(path).exists():
+            raise StoreError(f"{path}: no state database there (run 'tailwatch score' or 'tailwatch demo' first)")
+        try:
+            if path and Path(path).parent != Path():
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+            self._engine = sa.create_engine(self.url, poolclass=sa.pool.NullPool)
+        except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ModuleNotFoundError) as error:
+            raise ConfigError(f"state: {self._safe()}: {error}") from None
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be made: {error.strerror}") from None
+        if self._sqlite:
+            sa.event.listen(self._engine, "connect", _sqlite_connect)
+            sa.event.listen(self._engine, "begin", _sqlite_begin)
+        try:
+            self._conn = self._engine.connect()
+            self._migrate()
+        except DBAPIError as error:
+            raise StoreError(f"state: {self._safe()}: {str(error.orig).strip().splitlines()[0]}") from None
+
+    def _safe(self) -> str:
+        return sa.make_url(self.url).render_as_string(hide_password=True)
+
+    def _migrate(self) -> None:
+        try:
+            with self.transaction() as c:
+                found = c.execute(sa.text("select version_num from alembic_version")).scalar()
+        except (OperationalError, sa.exc.ProgrammingError):
+            found = None
+        if found == t.HEAD:
+            return
+        if found is not None and found > t.HEAD:
+            raise StoreError(
+                f"state: {self._safe()}: schema {found} is newer than {t.HEAD}; upgrade Tailwatch"
+            )
+        from alembic import command
+        from alembic.config import Config
+
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+        with self.transaction() as c:
+            config.attributes["connection"] = c
+            command.upgrade(config, "head")
+
+    @contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        """One transaction; on an error nothing of it stays."""
+        with self._conn.begin():
+            yield self._conn
+
+    def close(self) -> None:
+        self._conn.close()
+        self._engine.dispose()
+
+    def __enter__(self) -> StateDB:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- the step ------------------------------------------------------------------------------------------------
+
+    def commit(
+        self,
+        part: str,
+        alerts: Sequence[Alert],
+        changes: Sequence[IncidentChange],
+        *,
+        watermark_ns: Nanos,
+        seen_ns: Nanos,
+        sinks: Sequence[str] = (),
+        now_ns: Nanos = 0,
+    ) -> int:
+        """Commit a step; what is stored already (same id) is left as it is. Returns the number of new changes.
+
+        An outbox row is made for each new incident change and sink.
+        """
+        with self.transaction() as c:
+            if alerts:
+                rows = [
+                    {
+                        "id": a.id, "part": part, "detector": a.detector, "version": a.version, "kind": a.kind,
+                        "host": a.series.host, "end_ns": a.end_ns, "grade": a.grade, "surprise": _finite(a.surprise),
+                        "body": encode(a),
+                    }
+                    for a in alerts
+                ]  # fmt: skip
+                c.execute(self._ignore(t.alerts), rows)
+            fresh = self._fresh(c, changes)
+            for change in fresh:
+                c.execute(
+                    sa.insert(t.changes),
+                    {
+                        "id": change_id(change), "incident_id": change.incident.id, "part": part,
+                        "action": change.action, "at_ns": change.at_ns, "body": encode(change.incident),
+                    },
+                )  # fmt: skip
+                self._put_incident(c, part, change.incident)
+                rows = [{"sink": s, "key": change_id(change), "body": _message(change)} for s in sinks]
+                if rows:
+                    c.execute(self._ignore(t.outbox), rows)
+            self._touch(c, part)
+            c.execute(
+                sa.update(t.partitions)
+                .where(t.partitions.c.name == part)
+                .values(watermark_ns=watermark_ns, seen_ns=seen_ns, updated_ns=now_ns)
+            )
+        return len(fresh)
+
+    def _ignore(self, table: sa.Table) -> Any:
+        if self._sqlite:
+            return sa.insert(table).prefix_with("OR IGNORE")
+        from sqlalchemy.dialects.postgresql import insert
+
+        return insert(table).on_conflict_do_nothing()
+
+    def _fresh(self, c: sa.Connection, changes: Sequence[IncidentChange]) -> list[IncidentChange]:
+        if not changes:
+            return []
+        ids = [change_id(x) for x in changes]
+        stored = set(c.execute(sa.select(t.changes.c.id).where(t.changes.c.id.in_(ids))).scalars())
+        fresh, seen = [], set(stored)
+        for change, key in zip(changes, ids, strict=True):
+            if key not in seen:
+                seen.add(key)
+                fresh.append(change)
+        return fresh
+
+    def _put_incident(self, c: sa.Connection, part: str, incident: Incident) -> None:
+        c.execute(sa.delete(t.incidents).where(t.incidents.c.id == incident.id))
+        c.execute(
+            sa.insert(t.incidents),
+            {
+                "id": incident.id, "part": part, "state": incident.state, "kind": incident.kind,
+                "severity": incident.severity, "onset_ns": incident.onset_ns, "updated_ns": incident.updated_ns,
+                "body": encode(incident),
+            },
+        )  # fmt: skip
+
+    def _touch(self, c: sa.Connection, part: str) -> None:
+        c.execute(self._ignore(t.partitions), [{"name": part}])
+
+    # -- where a partition stands -----------------------------------------------------------------------------------
+
+    def progress(self, part: str) -> tuple[Nanos, Nanos]:
+        """Watermark of emission and seen time up to which steps are committed (0, 0 for a new partition)."""
+        with self.transaction() as c:
+            row = c.execute(
+                sa.select(t.partitions.c.watermark_ns, t.partitions.c.seen_ns).where(t.partitions.c.name == part)
+            ).first()
+        return (0, 0) if row is None else (int(row[0]), int(row[1]))
+
+    def parts(self) -> list[dict[str, Any]]:
+        """Every partition with all its columns."""
+        with self.transaction() as c:
+            return [dict(r) for r in c.execute(sa.select(t.partitions).order_by(t.partitions.c.name)).mappings()]
+
+    def checkpoint(self, part: str) -> Checkpoint | None:
+        with self.transaction() as c:
+            r = c.execute(sa.select(t.partitions).where(t.partitions.c.name == part)).mappings().first()
+        if r is None or not r["checkpoint_path"]:
+            return None
+        return Checkpoint(
+            r["checkpoint_path"], r["checkpoint_digest"], int(r["checkpoint_seen_ns"]), json.loads(r["checkpoint_meta"])
+        )
+
+    def set_checkpoint(self, part: str, checkpoint: Checkpoint | None) -> None:
+        values = {
+            "checkpoint_path": checkpoint and checkpoint.path,
+            "checkpoint_digest": checkpoint and checkpoint.digest,
+            "checkpoint_seen_ns": checkpoint and checkpoint.seen_ns,
+            "checkpoint_meta": json.dumps(dict(checkpoint.meta)) if checkpoint else None,
+        }
+        with self.transaction() as c:
+            self._touch(c, part)
+            c.execute(sa.update(t.partitions).where(t.partitions.c.name == part).values(**values))
+
+    def lease(self, part: str, owner: str, now_ns: Nanos, until_ns: Nanos) -> bool:
+        """Take or renew the lease of a partition; False while another owner holds it."""
+        p = t.partitions.c
+        free = sa.or_(p.lease_owner.is_(None), p.lease_owner == owner, p.lease_until_ns < now_ns)
+        with self.transaction() as c:
+            self._touch(c, part)
+            done = c.execute(
+                sa.update(t.partitions).where(p.name == part, free).values(lease_owner=owner, lease_until_ns=until_ns)
+            )
+        return bool(done.rowcount)
+
+    def release(self, part: str, owner: str) -> None:
+        p = t.partitions.c
+        with self.transaction() as c:
+            c.execute(
+                sa.update(t.partitions)
+                .where(p.name == part, p.lease_owner == owner)
+                .values(lease_owner=None, lease_until_ns=None)
+            )
+
+    # -- what was found ----------------------------------------------------------------------------------------------
+
+    def alerts(self, from_ns: Nanos = 0, to_ns: Nanos = 2**62, *, detector: str | None = None) -> list[Alert]:
+        """Alerts with ``from_ns <= end_ns < to_ns``, in (end_ns, id) order."""
+        a = t.alerts.c
+        query = sa.select(a.body).where(a.end_ns >= from_ns, a.end_ns < to_ns).order_by(a.end_ns, a.id)
+        if detector is not None:
+            query = query.where(a.detector == detector)
+        with self.transaction() as c:
+            return [decode_alert(body) for body in c.execute(query).scalars()]
+
+    def incidents(
+        self, from_ns: Nanos = 0, to_ns: Nanos = 2**62, *, state: str | None = None, limit: int | None = None
+    ) -> list[Incident]:
+        """Incidents by onset, newest first."""
+        i = t.incidents.c
+        query = sa.select(i.body).where(i.onset_ns >= from_ns, i.onset_ns < to_ns).order_by(i.onset_ns.desc(), i.id)
+        if state is not None:
+            query = query.where(i.state == state)
+        with self.transaction() as c:
+            return [decode_incident(body) for body in c.execute(query.limit(limit)).scalars()]
+
+    def incident(self, id_: str) -> Incident:
+        """One incident by its id or a unique beginning of it.
+
+        Raises
+        ------
+        ConfigError
+            None, or several, begin so.
+        """
+        i = t.incidents.c
+        with self.transaction() as c:
+            found = c.execute(sa.select(i.id, i.body).where(i.id.startswith(id_, autoescape=True)).limit(3)).all()
+        if len(found) != 1:
+            raise ConfigError(f"incident {id_!r}: expected one, found {'none' if not found else 'several'}")
+        return decode_incident(found[0][1])
+
+    def history(self, id_: str) -> list[tuple[Nanos, str, Incident]]:
+        """The life of an incident: (at_ns, action, the incident then)."""
+        ch = t.changes.c
+        query = sa.select(ch.at_ns, ch.action, ch.body).where(ch.incident_id == id_).order_by(ch.at_ns)
+        with self.transaction() as c:
+            return [(int(at), action, decode_incident(body)) for at, action, body in c.execute(query)]
+
+    # -- labels ------------------------------------------------------------------------------------------------------
+
+    def put_label(self, label: Label, *, real: bool = True) -> None:
+        """Write or replace a label; `real` False says that an incident was a false alarm."""
+        with self.transaction() as c:
+            c.execute(sa.delete(t.labels).where(t.labels.c.id == label.id))
+            c.execute(
+                sa.insert(t.labels),
+                {
+                    "id": label.id, "kind": label.kind, "scope": label.scope, "start_ns": label.start_ns,
+                    "end_ns": label.end_ns, "known_ns": label.known_ns, "real": int(real),
+                    "source": label.source, "note": label.note,
+                },
+            )  # fmt: skip
+
+    def labels(self, *, real: bool = True) -> list[Label]:
+        """Labels by start."""
+        query = sa.select(t.labels).where(t.labels.c.real == int(real)).order_by(t.labels.c.start_ns)
+        with self.transaction() as c:
+            return [
+                Label(r["id"], r["kind"], r["scope"], r["start_ns"], r["end_ns"], r["known_ns"], r["source"], r["note"])
+                for r in c.execute(query).mappings()
+            ]
+
+    # -- champions ---------------------------------------------------------------------------------------------------
+
+    def champions(self) -> list[Champion]:
+        """What scores live, by detector name."""
+        with self.transaction() as c:
+            rows = c.execute(sa.select(t.champions).order_by(t.champions.c.detector)).mappings().all()
+        return [
+            Champion(r["detector"], r["version"], json.loads(r["spec"]), r["path"], r["digest"], int(r["since_ns"]))
+            for r in rows
+        ]
+
+    def promote(self, champion: Champion, *, who: str, why: str, verdict: str = "") -> str | None:
+        """Make it the champion and record who, when, why. Returns the version before."""
+        spec = json.dumps(dict(champion.spec), sort_keys=True)
+        ch = t.champions
+        with self.transaction() as c:
+            before = c.execute(sa.select(ch.c.version).where(ch.c.detector == champion.detector)).scalar()
+            c.execute(sa.delete(ch).where(ch.c.detector == champion.detector))
+            row = {"detector": champion.detector, "version": champion.version, "spec": spec, "path": champion.path,
+                   "digest": champion.digest}  # fmt: skip
+            c.execute(sa.insert(ch), {**row, "since_ns": champion.since_ns})
+            c.execute(
+                sa.insert(t.promotions),
+                {**row, "before": before, "who": who, "why": why, "verdict": verdict, "at_ns": champion.since_ns},
+            )
+        return before
+
+    def promotions(self, detector: str | None = None) -> list[dict[str, Any]]:
+        """What was in production when, oldest first."""
+        query = sa.select(t.promotions).order_by(t.promotions.c.seq)
+        if detector is not None:
+            query = query.where(t.promotions.c.detector == detector)
+        with self.transaction() as c:
+            return [dict(r) for r in c.execute(query).mappings()]
+
+    # -- outbox ------------------------------------------------------------------------------------------------------
+
+    def due(self, sink: str, now_ns: Nanos, limit: int = 100) -> list[Outgoing]:
+        """Rows that wait for delivery, oldest first."""
+        o = t.outbox.c
+        query = (
+            sa.select(t.outbox)
+            .where(o.state == "due", o.sink == sink, o.next_ns <= now_ns)
+            .order_by(o.seq)
+            .limit(limit)
+        )
+        return self._outgoing(query)
+
+    def dead(self) -> list[Outgoing]:
+        """Rows given up on."""
+        return self._outgoing(sa.select(t.outbox).where(t.outbox.c.state == "dead").order_by(t.outbox.c.seq))
+
+    def _outgoing(self, query: Any) -> list[Outgoing]:
+        with self.transaction() as c:
+            rows = c.execute(query).mappings().all()
+        return [Outgoing(r["seq"], r["sink"], r["key"], r["body"], r["attempts"], r["state"], r["error"]) for r in rows]
+
+    def waiting(self) -> dict[tuple[str, str], int]:
+        """Number of outbox rows by (sink, state)."""
+        o = t.outbox.c
+        with self.transaction() as c:
+            rows = c.execute(sa.select(o.sink, o.state, sa.func.count()).group_by(o.sink, o.state)).all()
+        return {(sink, state): int(n) for sink, state, n in rows}
+
+    def delivered(self, seqs: Iterable[int]) -> None:
+        self._mark(seqs, state="delivered", error=None)
+
+    def failed(self, seq: int, error: str, next_ns: Nanos, *, dead: bool = False) -> None:
+        """Count an attempt; try again at `next_ns`, or give up (`dead`)."""
+        with self.transaction() as c:
+            c.execute(
+                sa.update(t.outbox)
+                .where(t.outbox.c.seq == seq)
+                .values(attempts=t.outbox.c.attempts + 1, error=error, next_ns=next_ns, state="dead" if dead else "due")
+            )
+
+    def resend(self) -> int:
+        """Put dead letters back in the queue; returns how many."""
+        with self.transaction() as c:
+            done = c.execute(
+                sa.update(t.outbox).where(t.outbox.c.state == "dead").values(state="due", attempts=0, next_ns=0)
+            )
+        return int(done.rowcount)
+
+    def _mark(self, seqs: Iterable[int], **values: Any) -> None:
+        with self.transaction() as c:
+            for seq in seqs:
+                c.execute(sa.update(t.outbox).where(t.outbox.c.seq == seq).values(**values))
+
+    def note(self, part: str, at_ns: Nanos, what: str, body: Mapping[str, Any]) -> None:
+        """Record something that happened to Tailwatch itself (a gap in the input, a refused state)."""
+        with self.transaction() as c:
+            c.execute(sa.insert(t.notes), {"part": part, "at_ns": at_ns, "what": what, "body": json.dumps(dict(body))})
+
+    def notes(self, limit: int = 100) -> list[dict[str, Any]]:
+        with self.transaction() as c:
+            return [
+                dict(r) for r in c.execute(sa.select(t.notes).order_by(t.notes.c.seq.desc()).limit(limit)).mappings()
+            ]
+
+
+def _message(change: IncidentChange) -> str:
+    return json.dumps({"action": change.action, "at_ns": change.at_ns, "incident": json.loads(encode(change.incident))})
+
+
+def _finite(x: float) -> float | None:
+    return x if x == x and abs(x) != float("inf") else None
+
+
+def _sqlite_connect(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # our own BEGIN, below
+    cursor = connection.cursor()
+    for pragma in ("busy_timeout=10000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _sqlite_begin(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
