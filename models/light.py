@@ -1,0 +1,266 @@
+"""The light detector: thousands of series at ten windows a second, a few dozen nanoseconds a point.
+
+Per channel: a robust level and scale, the residual of a profile of clock slots, a slow level, a cumulative sum and
+a reference that creeps by at most 5 % a day, each scored by a tail fitted to a log histogram of the channel's own
+deviations. See `light_kernels`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from models.light_kernels import BUCKETS, DEV_GROUP, FIELDS, advance_light
+from telemetry.errors import ConfigError, StoreError
+from telemetry.types import Float64, Panel, Scores, SeriesKey, State
+
+__all__ = ["LightModel", "quantum_of"]
+
+_VERSION = 1
+_DAY_NS = 86_400 * 10**9
+_AGE, _STAGGER = FIELDS.index("age"), FIELDS.index("stagger")
+
+
+def quantum_of(column: str, window_ns: int) -> float:
+    """Smallest step of a column that means something: one event, as a count or as a rate per second."""
+    if column.startswith("rate"):
+        return 1e9 / window_ns
+    if column.startswith(("count", "increase", "delta", "sum")):
+        return 1.0
+    return 1e-3
+
+
+class LightModel:
+    """Calibrated surprise of each channel, in one compiled pass over the panel.
+
+    Parameters
+    ----------
+    alpha : float
+        Gain of the level, per window.
+    beta : float
+        Gain of the scale.
+    clip : float
+        Residuals are cut at this many scales before they are learnt.
+    warmup : int
+        Windows before the first score (NaN until then).
+    memory : int
+        Windows that the tails remember.
+    refit : int
+        Windows between refits of a tail (staggered by series; more often while young).
+    relearn : int or None
+        Windows after which a lasting deviation is the new normal; None: 10 minutes, 60 to 600 windows.
+    flag : float
+        Surprise from which a window teaches ten times less.
+    creep_per_day : float
+        How far the slow reference may follow, as a share of itself.
+    slots : int
+        Size of the profile; 0 to ignore the clock.
+    seasonal_gain : float
+        Weight of a new day in a slot's profile.
+
+    Notes
+    -----
+    Surprise is at most ``1.5 log10(windows + 1)``: little history cannot claim much.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from telemetry.types import Panel, SeriesKey
+    >>> x = np.random.default_rng(0).normal(100.0, 3.0, (400, 1, 1)); x[390:] += 50.0
+    >>> key = SeriesKey("a", "latency_ns")
+    >>> model = LightModel()
+    >>> model.align([key])
+    >>> scores = model.advance(Panel((key,), ("p99",), 10**8, np.arange(400) * 10**8, x))
+    >>> bool(scores.surprise[390, 0, 0] > 3.0), int(scores.side[390, 0, 0])
+    (True, 1)
+    """
+
+    def __init__(
+        self,
+        *,
+        alpha: float = 0.05,
+        beta: float = 0.02,
+        clip: float = 3.0,
+        warmup: int = 40,
+        memory: int = 30_000,
+        refit: int = 256,
+        relearn: int | None = None,
+        flag: float = 2.5,
+        creep_per_day: float = 0.05,
+        slots: int = 2048,
+        seasonal_gain: float = 0.3,
+    ) -> None:
+        for name, value, low, high in (
+            ("alpha", alpha, 1e-6, 1.0),
+            ("beta", beta, 1e-6, 1.0),
+            ("clip", clip, 1.0, 20.0),
+            ("warmup", warmup, 16, 10**6),
+            ("memory", memory, 100, 10**9),
+            ("refit", refit, 16, 10**6),
+            ("relearn", 60 if relearn is None else relearn, 1, 10**9),
+            ("flag", flag, 0.5, 20.0),
+            ("creep_per_day", creep_per_day, 0.0, 1.0),
+            ("slots", slots, 0, 4096),
+            ("seasonal_gain", seasonal_gain, 0.01, 1.0),
+        ):
+            if not low <= value <= high:
+                raise ConfigError(f"light: {name} must be in [{low}, {high}], got {value}")
+        self._params = (alpha, beta, clip, warmup, memory, refit, relearn, flag, creep_per_day, seasonal_gain)
+        self._slots = -(-slots // DEV_GROUP) * DEV_GROUP
+        self._keys: tuple[SeriesKey, ...] = ()
+        self._columns: tuple[str, ...] = ()
+        self._window_ns = 0
+        self._ready: tuple[Float64, Float64] | None = None
+        self._allocate(0)
+
+    def _allocate(self, channels: int, slots: int = 0) -> None:
+        self._registers = np.zeros((channels, len(FIELDS)))
+        self._hist = np.zeros((channels, 3, BUCKETS), np.float32)
+        self._table = np.zeros((channels, 3, BUCKETS), np.float32)
+        self._profile = np.full((channels, slots), np.nan, np.float32)
+        self._spread = np.zeros((channels, slots // DEV_GROUP), np.float32)
+
+    def fit(self, history: Panel) -> None:
+        """Learn from history by passing over it once, as if it had been live."""
+        self.align(history.keys)
+        self.advance(history)
+
+    def align(self, keys: Sequence[SeriesKey]) -> None:
+        """Let the state follow the keys; new ones start cold, those that left are forgotten."""
+        new = tuple(keys)
+        if new == self._keys:
+            return
+        width = len(self._columns)
+        where = {k: i for i, k in enumerate(self._keys)}
+        old = (self._registers, self._hist, self._table, self._profile, self._spread)
+        known = [(i, where[k]) for i, k in enumerate(new) if k in where]
+        self._keys = new
+        if not width:
+            return
+        self._allocate(len(new) * width, old[3].shape[1])
+        self._stagger()
+        if known:
+            to = np.array([i for i, _ in known])[:, None] * width + np.arange(width)
+            at = np.array([j for _, j in known])[:, None] * width + np.arange(width)
+            for ours, theirs in zip(
+                (self._registers, self._hist, self._table, self._profile, self._spread), old, strict=True
+            ):
+                ours[to.ravel()] = theirs[at.ravel()]
+
+    def _stagger(self) -> None:
+        width = len(self._columns)
+        for i, key in enumerate(self._keys):
+            mark = zlib.crc32(str(key).encode())
+            for c in range(width):
+                self._registers[i * width + c, _STAGGER] = float((mark + 7919 * c) % 65521)
+
+    def _settle(self, panel: Panel) -> None:
+        """Take columns and window length from the first panel."""
+        if self._columns:
+            if panel.channels != self._columns or panel.window_ns != self._window_ns:
+                raise ConfigError(
+                    f"light: learnt columns {self._columns} of {self._window_ns} ns windows, "
+                    f"got {panel.channels} of {panel.window_ns} ns"
+                )
+        else:
+            self._columns, self._window_ns = panel.channels, panel.window_ns
+            self._allocate(len(self._keys) * len(self._columns))
+            self._stagger()
+        if panel.keys != self._keys:
+            self.align(panel.keys)
+        if self._slots and not self._profile.shape[1] and "clock_slot" in panel.columns:
+            channels = len(self._registers)
+            self._profile = np.full((channels, self._slots), np.nan, np.float32)
+            self._spread = np.zeros((channels, self._slots // DEV_GROUP), np.float32)
+
+    def _settings(self) -> tuple[Float64, Float64]:
+        if self._ready is None:
+            alpha, beta, clip, warmup, memory, refit, relearn, flag, per_day, gain = self._params
+            window = max(1, self._window_ns)
+            if relearn is None:
+                relearn = int(min(600, max(60, 600 * 10**9 // window)))
+            day = max(1.0, _DAY_NS / window)
+            prm = np.array(
+                [alpha, beta, clip, warmup, memory, refit, relearn, max(4.0 * relearn, day / 12.0)]
+                + [per_day / day, 1.0 / day, max(1.0, day / 96.0), flag, gain]
+            )
+            self._ready = prm, np.array([quantum_of(c, window) for c in self._columns])
+        return self._ready
+
+    def advance(self, panel: Panel, *, explain: bool = False) -> Scores:
+        """Score then learn; see `Model.advance`.
+
+        Raises
+        ------
+        ConfigError
+            If columns or window length are not those that it learnt.
+        """
+        self._settle(panel)
+        prm, quanta = self._settings()
+        values = panel.channel_values()
+        windows, series, width = values.shape
+        channels = series * width
+        surprise = np.empty((windows, channels))
+        side = np.empty((windows, channels), np.int8)
+        band = np.empty((windows, channels, 3) if explain else (0, 0, 0))
+        slots = np.empty((0, 0))
+        if self._profile.shape[1] and "clock_slot" in panel.columns:
+            slots = np.ascontiguousarray(panel.column("clock_slot"), np.float64)
+            if "clock_holiday" in panel.columns:
+                slots = np.where(panel.column("clock_holiday") > 0.0, np.nan, slots)
+        advance_light(
+            values.reshape(windows, channels),
+            slots,
+            prm,
+            quanta,
+            self._registers,
+            self._hist,
+            self._table,
+            self._profile,
+            self._spread,
+            surprise,
+            side,
+            band,
+        )
+        shape = (windows, series, width)
+        bands = [np.ascontiguousarray(band[:, :, i]).reshape(shape) for i in range(3)] if explain else [None] * 3
+        return Scores(panel.keys, self._columns, panel.end_ns, surprise.reshape(shape), side.reshape(shape), *bands)
+
+    def snapshot(self) -> State:
+        """All memory as plain arrays, with the keys and columns that they belong to."""
+        return {
+            "version": np.array([_VERSION, self._window_ns]),
+            "keys": np.array([str(k) for k in self._keys], dtype=np.str_),
+            "columns": np.array(self._columns, dtype=np.str_),
+            "registers": self._registers.copy(),
+            "hist": self._hist.copy(),
+            "table": self._table.copy(),
+            "profile": self._profile.copy(),
+            "spread": self._spread.copy(),
+        }
+
+    def restore(self, state: State) -> None:
+        """Continue exactly where `snapshot` was taken.
+
+        Raises
+        ------
+        StoreError
+            If the state is of another version or shape.
+        """
+        version = int(state["version"][0])
+        if version != _VERSION:
+            raise StoreError(f"light: state of version {version}, expected {_VERSION}")
+        registers = np.array(state["registers"], np.float64)
+        if registers.ndim != 2 or registers.shape[1] != len(FIELDS):
+            raise StoreError(f"light: registers of shape {registers.shape}, expected (channels, {len(FIELDS)})")
+        self._keys = tuple(SeriesKey.parse(str(k)) for k in state["keys"])
+        self._columns = tuple(str(c) for c in state["columns"])
+        self._window_ns = int(state["version"][1])
+        self._registers = registers
+        self._hist = np.array(state["hist"], np.float32)
+        self._table = np.array(state["table"], np.float32)
+        self._profile = np.array(state["profile"], np.float32)
+        self._spread = np.array(state["spread"], np.float32)
+        self._ready = None
