@@ -17,7 +17,7 @@ class Struct(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Unknown keys are errors."""
 
 
-class Harvest(Struct):
+class Harvest(Struct, frozen=True):
     """What this host records."""
 
     hz: float = 10.0
@@ -28,7 +28,7 @@ class Harvest(Struct):
     max_gb: float = 10.0
 
 
-class Scoring(Struct):
+class Scoring(Struct, frozen=True):
     """How detectors run."""
 
     detectors: list[str] = []
@@ -37,7 +37,7 @@ class Scoring(Struct):
     max_series: int = 20_000
 
 
-class Alertmanager(Struct):
+class Alertmanager(Struct, frozen=True):
     """Prometheus Alertmanager, API v2."""
 
     url: str
@@ -45,14 +45,14 @@ class Alertmanager(Struct):
     token_file: str = ""
 
 
-class Webhook(Struct):
+class Webhook(Struct, frozen=True):
     """A POST of JSON for each incident change."""
 
     url: str
     token_file: str = ""
 
 
-class Sinks(Struct):
+class Sinks(Struct, frozen=True):
     """Where incident changes go. `jsonl` is a file; `apprise` URLs (chat, mail, pagers) may name `env:VARIABLE`."""
 
     jsonl: str = ""
@@ -62,7 +62,7 @@ class Sinks(Struct):
     max_per_minute: int = 60
 
 
-class Http(Struct):
+class Http(Struct, frozen=True):
     """The service's own pages. Loopback unless told otherwise."""
 
     listen: str = "127.0.0.1:9464"
@@ -71,7 +71,7 @@ class Http(Struct):
     tls_key: str = ""
 
 
-class Config(Struct):
+class Config(Struct, frozen=True):
     """Everything that can be set.
 
     `store` is a folder, `state` an SQLite path or an SQLAlchemy URL, `tracking` an MLflow tracking URI,

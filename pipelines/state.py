@@ -28,11 +28,10 @@ __all__ = ["Champion", "Checkpoint", "Outgoing", "StateDB"]
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A pointer to saved model state: everything seen before `seen_ns` is in it."""
+    """A pointer to saved model state; `meta` holds the offsets up to which its input was read."""
 
     path: str
     digest: str
-    seen_ns: Nanos
     meta: Mapping[str, Any]
 
 
@@ -117,9 +116,7 @@ class StateDB:
         if found == t.HEAD:
             return
         if found is not None and found > t.HEAD:
-            raise StoreError(
-                f"state: {self._safe()}: schema {found} is newer than {t.HEAD}; upgrade Tailwatch"
-            )
+            raise StoreError(f"state: {self._safe()}: schema {found} is newer than {t.HEAD}; upgrade Tailwatch")
         from alembic import command
         from alembic.config import Config
 
@@ -154,7 +151,7 @@ class StateDB:
         changes: Sequence[IncidentChange],
         *,
         watermark_ns: Nanos,
-        seen_ns: Nanos,
+        offsets: Mapping[str, Nanos] | None = None,
         sinks: Sequence[str] = (),
         now_ns: Nanos = 0,
     ) -> int:
@@ -187,11 +184,10 @@ class StateDB:
                 if rows:
                     c.execute(self._ignore(t.outbox), rows)
             self._touch(c, part)
-            c.execute(
-                sa.update(t.partitions)
-                .where(t.partitions.c.name == part)
-                .values(watermark_ns=watermark_ns, seen_ns=seen_ns, updated_ns=now_ns)
-            )
+            values: dict[str, Any] = {"watermark_ns": watermark_ns, "updated_ns": now_ns}
+            if offsets is not None:
+                values["offsets"] = json.dumps(dict(offsets))
+            c.execute(sa.update(t.partitions).where(t.partitions.c.name == part).values(**values))
         return len(fresh)
 
     def _ignore(self, table: sa.Table) -> Any:
@@ -229,13 +225,12 @@ class StateDB:
 
     # -- where a partition stands -----------------------------------------------------------------------------------
 
-    def progress(self, part: str) -> tuple[Nanos, Nanos]:
-        """Watermark of emission and seen time up to which steps are committed (0, 0 for a new partition)."""
+    def progress(self, part: str) -> tuple[Nanos, dict[str, Nanos]]:
+        """Watermark of emission and offsets up to which steps are committed (0, {} for a new partition)."""
+        p = t.partitions.c
         with self.transaction() as c:
-            row = c.execute(
-                sa.select(t.partitions.c.watermark_ns, t.partitions.c.seen_ns).where(t.partitions.c.name == part)
-            ).first()
-        return (0, 0) if row is None else (int(row[0]), int(row[1]))
+            row = c.execute(sa.select(p.watermark_ns, p.offsets).where(p.name == part)).first()
+        return (0, {}) if row is None else (int(row[0]), json.loads(row[1]))
 
     def parts(self) -> list[dict[str, Any]]:
         """Every partition with all its columns."""
@@ -247,15 +242,12 @@ class StateDB:
             r = c.execute(sa.select(t.partitions).where(t.partitions.c.name == part)).mappings().first()
         if r is None or not r["checkpoint_path"]:
             return None
-        return Checkpoint(
-            r["checkpoint_path"], r["checkpoint_digest"], int(r["checkpoint_seen_ns"]), json.loads(r["checkpoint_meta"])
-        )
+        return Checkpoint(r["checkpoint_path"], r["checkpoint_digest"], json.loads(r["checkpoint_meta"]))
 
     def set_checkpoint(self, part: str, checkpoint: Checkpoint | None) -> None:
         values = {
             "checkpoint_path": checkpoint and checkpoint.path,
             "checkpoint_digest": checkpoint and checkpoint.digest,
-            "checkpoint_seen_ns": checkpoint and checkpoint.seen_ns,
             "checkpoint_meta": json.dumps(dict(checkpoint.meta)) if checkpoint else None,
         }
         with self.transaction() as c:

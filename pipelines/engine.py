@@ -1,0 +1,175 @@
+"""Champions over the hosts of a partition: events in, committed alerts and incident changes out.
+
+Each host has its own detectors (their state is sequential in its own seen order); one grouper joins all hosts, fed in
+(end_ns, id) order up to the least watermark. A step commits what it found; model state is checkpointed apart.
+After a crash: `resume` loads the last checkpoint, the caller reads its input again from `offsets`, and what is stored
+already is recognised by its id.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from detectors.detector import Detector
+from detectors.incidents import Grouper
+from pipelines.codec import decode_alert, plain
+from pipelines.savefile import load_snapshots, save_snapshots
+from pipelines.state import Checkpoint, StateDB
+from telemetry.types import Alert, Events, IncidentChange, Nanos, Snapshot
+
+__all__ = ["Engine", "Step"]
+
+NEVER = -(2**62)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a step found and committed."""
+
+    alerts: list[Alert]
+    changes: list[IncidentChange]
+    watermark_ns: Nanos
+
+
+class Engine:
+    """Runs and commits.
+
+    Parameters
+    ----------
+    state : StateDB
+    part : str
+        Name of the partition.
+    make : callable
+        Makes the detectors of a host, cold or from their registered state.
+    grouper : Grouper
+    checkpoints : Path
+        Folder of the checkpoint files.
+    sinks : names of sinks that get an outbox row for each incident change.
+    idle_timeout_ns : how long a silent host holds the grouper back.
+    """
+
+    def __init__(
+        self,
+        state: StateDB,
+        part: str,
+        make: Callable[[str], Sequence[Detector]],
+        grouper: Grouper,
+        checkpoints: Path,
+        *,
+        sinks: Sequence[str] = (),
+        idle_timeout_ns: Nanos = 5_000_000_000,
+    ) -> None:
+        self.state, self.part, self.sinks = state, part, tuple(sinks)
+        self._make, self._grouper, self._folder = make, grouper, checkpoints
+        self._idle = idle_timeout_ns
+        self._lanes: dict[str, list[Detector]] = {}
+        self._pending: list[Alert] = []
+        self.offsets: dict[str, Nanos] = {}
+        self.watermark_ns = NEVER
+        self.alerted = 0
+        self._turn = 0
+
+    def detectors(self, host: str) -> list[Detector]:
+        """The detectors of a host (made when it is first seen)."""
+        if host not in self._lanes:
+            self._lanes[host] = list(self._make(host))
+        return self._lanes[host]
+
+    def push(self, events: Events) -> None:
+        """Take in a batch, in seen order for each host."""
+        if not len(events):
+            return
+        of_key = [k.host for k in events.keys]
+        present = sorted({of_key[i] for i in np.unique(events.series)})
+        for host in present:
+            if len(present) == 1:
+                mine = events
+            else:
+                belongs = np.array([h == host for h in of_key])
+                mine = events[belongs[events.series]]
+            for detector in self.detectors(host):
+                detector.push(mine)
+            self.offsets[host] = max(self.offsets.get(host, NEVER), int(mine.seen_ns[-1]) + 1)
+
+    def step(self, now_ns: Nanos = 0) -> Step:
+        """Close what the data allows, group, and commit it all in one transaction."""
+        alerts: list[Alert] = []
+        marks: list[Nanos] = []
+        for host in sorted(self._lanes):
+            lane = self._lanes[host]
+            for detector in lane:
+                alerts += detector.close(detector.watermark_ns)
+            marks += [d.watermark_ns for d in lane]
+        if marks:
+            self.watermark_ns = max(self.watermark_ns, min(marks), max(marks) - self._idle)
+        changes = self._group(alerts)
+        if alerts or changes:
+            self.state.commit(
+                self.part, alerts, changes, watermark_ns=self.watermark_ns, offsets=self.offsets,
+                sinks=self.sinks, now_ns=now_ns,
+            )  # fmt: skip
+            self.alerted += len(alerts)
+        return Step(alerts, changes, self.watermark_ns)
+
+    def _group(self, alerts: Sequence[Alert]) -> list[IncidentChange]:
+        waiting = sorted([*self._pending, *alerts], key=lambda a: (a.end_ns, a.id))
+        ready = [a for a in waiting if a.end_ns <= self.watermark_ns]
+        self._pending = waiting[len(ready) :]
+        return self._grouper.push(ready, self.watermark_ns) if self.watermark_ns > NEVER else []
+
+    def commit_progress(self, now_ns: Nanos = 0) -> None:
+        """Commit watermark and offsets though nothing was found."""
+        self.state.commit(self.part, (), (), watermark_ns=self.watermark_ns, offsets=self.offsets, now_ns=now_ns)
+
+    def checkpoint(self) -> Checkpoint:
+        """Save all memory to a new file, point at it, and remove the one before the last."""
+        snapshots = {f"{host}\x1f{d.spec.name}": d.snapshot() for host, lane in self._lanes.items() for d in lane}
+        pending = [plain(a) for a in self._pending]
+        meta = {
+            "offsets": dict(self.offsets),
+            "watermark_ns": self.watermark_ns,
+            "pending": pending,
+            "turn": self._turn + 1,
+        }
+        snapshots["grouper"] = Snapshot({}, self._grouper.snapshot())
+        self._turn += 1
+        path = self._folder / f"{_safe(self.part)}-{self._turn % 2}.npz"
+        digest = save_snapshots(path, snapshots)
+        done = Checkpoint(str(path), digest, json.loads(json.dumps(meta)))
+        self.state.set_checkpoint(self.part, done)
+        return done
+
+    def resume(self) -> Mapping[str, Nanos]:
+        """Load the last checkpoint, if there is one; returns the offsets to read on from, by host.
+
+        Raises
+        ------
+        StoreError
+            The checkpoint is damaged or of other specs.
+        """
+        kept = self.state.checkpoint(self.part)
+        if kept is None:
+            return {}
+        snapshots = load_snapshots(Path(kept.path), kept.digest)
+        for name, snapshot in snapshots.items():
+            host, _, spec = name.partition("\x1f")
+            if name == "grouper":
+                self._grouper.restore(snapshot.arrays)
+                continue
+            for detector in self.detectors(host):
+                if detector.spec.name == spec and detector.spec.digest == snapshot.meta["digest"]:
+                    detector.restore(snapshot)
+        self.offsets = {h: int(v) for h, v in kept.meta["offsets"].items()}
+        self.watermark_ns = int(kept.meta["watermark_ns"])
+        self._pending = [decode_alert(a) for a in kept.meta["pending"]]
+        self._turn = int(kept.meta["turn"])
+        return dict(self.offsets)
+
+
+def _safe(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_" else f"%{ord(c):02x}" for c in name)
