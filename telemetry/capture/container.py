@@ -1,0 +1,331 @@
+"""Containers: bytes -> records, incrementally.
+
+A container walks a buffer and writes, for each whole record, its time, lengths, link type and offset
+into the rows of an arena. It keeps no bytes: what is not whole yet is walked again when more has come.
+So files, pipes, decompressors and growing files are all the same to it.
+
+Sources: the pcap and snoop file formats (draft-ietf-opsawg-pcap, RFC 1761), libpcap's sf-pcap.c for the
+patched variants.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, Protocol
+
+import numpy as np
+from numba import njit
+
+from telemetry.capture.columns import CAP, FRAME, IFACE, LINK, TIME, WIRE, Arena, I32s, I64s, U8s
+from telemetry.errors import InputError
+
+__all__ = ["CONTROL", "DAMAGE", "FULL", "MORE", "Container", "Pcap", "Snoop", "max_capture", "u32"]
+
+FULL, MORE, DAMAGE, CONTROL = range(4)
+"""Why a walk ended: no row left; no whole record left; what is here is no record; a block for Python to read."""
+
+NS: Final = 1_000_000_000
+
+
+class Container(Protocol):
+    """A walk over one kind of file."""
+
+    name: str
+    head: int
+    """Bytes before the first record."""
+
+    @property
+    def dropped(self) -> int:
+        """Packets that the capture says it lost."""
+        ...
+
+    def index(self, data: U8s, pos: int, end: int, row: int, arena: Arena) -> tuple[int, int, int]:
+        """Walk ``data[pos:end]`` into rows from `row`; return (row after, position after, why it ended)."""
+        ...
+
+    def need(self, data: U8s, pos: int, end: int) -> int:
+        """How many bytes the record at `pos` takes, as far as ``data[pos:end]`` tells."""
+        ...
+
+    def control(self, data: U8s, pos: int, end: int) -> int:
+        """Read the block at `pos` that `index` ended at; return how many bytes it takes, 0 if it is damaged."""
+        ...
+
+    def complaint(self, data: U8s, pos: int, end: int) -> str:
+        """What is wrong with the record at `pos`."""
+        ...
+
+    def find(self, data: U8s, pos: int, end: int, last: bool) -> int:
+        """The next position where records go on after damage, or -1; `last` if `end` is the file's."""
+        ...
+
+    def resume(self) -> dict[str, object]:
+        """What a later reader of the same file must know besides the position (JSON types)."""
+        ...
+
+
+def max_capture(linktype: int) -> int:
+    """The longest captured length that is believed (as libpcap and Wireshark do)."""
+    return 128 << 20 if linktype in (231, 249) else 262_144
+
+
+@njit(cache=True, nogil=True)
+def u32(data: U8s, o: int, big: bool) -> int:
+    if big:
+        return (data[o] << 24) | (data[o + 1] << 16) | (data[o + 2] << 8) | data[o + 3]
+    return data[o] | (data[o + 1] << 8) | (data[o + 2] << 16) | (data[o + 3] << 24)
+
+
+@njit(cache=True, nogil=True)
+def _walk_pcap(
+    data: U8s,
+    pos: int,
+    end: int,
+    row: int,
+    rows: int,
+    i64: I64s,
+    i32: I32s,
+    big: bool,
+    head: int,
+    unit: int,
+    longest: int,
+    link: int,
+    swap: int,
+) -> tuple[int, int, int]:
+    why = 0
+    while True:
+        if row >= rows:
+            why = 0
+            break
+        if pos + head > end:
+            why = 1
+            break
+        cap = np.int64(u32(data, pos + 8, big))
+        wire = np.int64(u32(data, pos + 12, big))
+        if swap == 2 or (swap == 1 and cap > wire):
+            cap, wire = wire, cap
+        if cap > longest:
+            why = 2
+            break
+        if pos + head + cap > end:
+            why = 1
+            break
+        i64[TIME, row] = np.int64(u32(data, pos, big)) * 1_000_000_000 + np.int64(u32(data, pos + 4, big)) * unit
+        i64[FRAME, row] = pos + head
+        i32[CAP, row] = cap
+        i32[WIRE, row] = min(wire, 0x7FFFFFFF)
+        i32[LINK, row] = link
+        i32[IFACE, row] = np.int64(u32(data, pos + 16, big)) & 0x7FFFFFFF if head == 24 else 0
+        pos += head + cap
+        row += 1
+    return row, pos, why
+
+
+@njit(cache=True, nogil=True)
+def _find_pcap(
+    data: U8s, pos: int, end: int, last: bool, big: bool, head: int, unit: int, longest: int, near: int, swap: int
+) -> int:
+    """First position from which a chain of three plausible records goes on, or reaches the end of the file."""
+    for start in range(pos, end - head + 1):
+        at = start
+        links = 0
+        before = near
+        while True:
+            if at == end and last and links > 0:
+                return start
+            if at + head > end:
+                if not last or links < 2:
+                    links = -1 if links < 3 else links
+                break
+            sec = np.int64(u32(data, at, big))
+            frac = np.int64(u32(data, at + 4, big))
+            cap = np.int64(u32(data, at + 8, big))
+            wire = np.int64(u32(data, at + 12, big))
+            if swap == 2 or (swap == 1 and cap > wire):
+                cap, wire = wire, cap
+            if cap > longest or cap == 0 or wire < cap or wire > 262_144 or frac * unit >= 1_000_000_000:
+                links = -1
+                break
+            if before >= 0 and abs(sec - before) > 86_400:
+                links = -1
+                break
+            before = sec
+            if at + head + cap > end:
+                if links < 3 and not (last and links == 2):
+                    links = -1
+                break
+            links += 1
+            at += head + cap
+            if links >= 4:
+                break
+        if links > 0:
+            return start
+    return -1
+
+
+class Pcap:
+    """pcap in both byte orders, micro- and nanoseconds, and Kuznetsov's modified records.
+
+    A file header of 24 bytes, then records: seconds, fraction, captured length, wire length (u32 each).
+    """
+
+    MAGICS: Final = {
+        0xA1B2C3D4: ("pcap", 16, 1000),
+        0xA1B23C4D: ("pcap", 16, 1),
+        0xA1B2CD34: ("modified pcap", 24, 1000),
+        0x1C0001AC: ("IxVeriWave lcap", 16, 1),
+        0x1C0001AB: ("IxVeriWave lcap", 16, 1),
+    }
+
+    def __init__(self, header: bytes, name: str) -> None:
+        order = ">" if struct.unpack(">I", header[:4])[0] in self.MAGICS else "<"
+        self._header = header
+        magic, major, minor, _, _, self.snaplen, link = struct.unpack(order + "IHHiIII", header[:24])
+        self.name, self._record, self._unit = self.MAGICS[magic]
+        self.big = order == ">"
+        self.head = 28 if magic >> 8 == 0x1C0001 else 24
+        self.linktype = link & 0xFFFF
+        self.dropped = 0
+        if major > 2 and major != 543:
+            raise InputError(f"{name}: expected pcap version 2, got {major}.{minor}")
+        # Old writers put the two lengths the other way round (libpcap, sf-pcap.c).
+        self._swap = 2 if major == 543 or minor < 3 else 1 if minor == 3 else 0
+        self._longest = max_capture(self.linktype)
+        self._near = -1
+
+    def index(self, data: U8s, pos: int, end: int, row: int, arena: Arena) -> tuple[int, int, int]:
+        after, pos, why = _walk_pcap(
+            data, pos, end, row, arena.rows, arena.i64, arena.i32,
+            self.big, self._record, self._unit, self._longest, self.linktype, self._swap,
+        )  # fmt: skip
+        if after > row:
+            self._near = int(arena.i64[TIME, after - 1]) // NS
+        return after, pos, why
+
+    def need(self, data: U8s, pos: int, end: int) -> int:
+        if pos + self._record > end:
+            return self._record
+        lengths = struct.unpack_from(">II" if self.big else "<II", data, pos + 8)
+        return self._record + min(min(lengths) if self._swap else lengths[0], self._longest)
+
+    def control(self, data: U8s, pos: int, end: int) -> int:
+        return 0
+
+    def complaint(self, data: U8s, pos: int, end: int) -> str:
+        cap = struct.unpack_from(">I" if self.big else "<I", data, pos + 8)[0]
+        return f"captured length {cap} is more than {self._longest}"
+
+    def find(self, data: U8s, pos: int, end: int, last: bool) -> int:
+        longest = min(self._longest, max(self.snaplen & 0xFFFFFFFF, 64)) if self.snaplen else self._longest
+        return int(
+            _find_pcap(
+                data, pos, end, last, self.big, self._record, self._unit, longest, self._near, self._swap
+            )
+        )  # fmt: skip
+
+    def resume(self) -> dict[str, object]:
+        return {"header": self._header.hex(), "near": self._near}
+
+
+@njit(cache=True, nogil=True)
+def _walk_snoop(
+    data: U8s, pos: int, end: int, row: int, rows: int, i64: I64s, i32: I32s, link: int
+) -> tuple[int, int, int, int]:
+    drops = -1
+    why = 0
+    while True:
+        if row >= rows:
+            why = 0
+            break
+        if pos + 24 > end:
+            why = 1
+            break
+        wire = np.int64(u32(data, pos, True))
+        cap = np.int64(u32(data, pos + 4, True))
+        size = np.int64(u32(data, pos + 8, True))
+        if cap > 262_144 or size < 24 + cap or size > 24 + cap + 65_536:
+            why = 2
+            break
+        if pos + size > end:
+            why = 1
+            break
+        drops = np.int64(u32(data, pos + 12, True))
+        i64[TIME, row] = (
+            np.int64(u32(data, pos + 16, True)) * 1_000_000_000 + np.int64(u32(data, pos + 20, True)) * 1000
+        )
+        i64[FRAME, row] = pos + 24
+        i32[CAP, row] = cap
+        i32[WIRE, row] = min(wire, 0x7FFFFFFF)
+        i32[LINK, row] = link
+        i32[IFACE, row] = 0
+        pos += size
+        row += 1
+    return row, pos, why, drops
+
+
+@njit(cache=True, nogil=True)
+def _find_snoop(data: U8s, pos: int, end: int, last: bool, near: int) -> int:
+    for start in range(pos, end - 23):
+        at = start
+        links = 0
+        while links < 3:
+            if at == end and last and links > 0:
+                return start
+            if at + 24 > end:
+                break
+            wire = np.int64(u32(data, at, True))
+            cap = np.int64(u32(data, at + 4, True))
+            size = np.int64(u32(data, at + 8, True))
+            sec = np.int64(u32(data, at + 16, True))
+            if cap == 0 or cap > wire or wire > 262_144 or size < 24 + cap or size > 32 + cap:
+                break
+            if (near >= 0 and abs(sec - near) > 86_400) or u32(data, at + 20, True) >= 1_000_000 or at + size > end:
+                break
+            links += 1
+            at += size
+        if links == 3:
+            return start
+    return -1
+
+
+class Snoop:
+    """Solaris snoop, RFC 1761: big-endian records with a count of drops so far."""
+
+    LINKS: Final = {0: 1, 1: 1, 2: 6, 4: 1, 8: 10, 9: 9, 14: 0}
+
+    def __init__(self, header: bytes, name: str) -> None:
+        version, link = struct.unpack(">II", header[8:16])
+        if version != 2:
+            raise InputError(f"{name}: expected snoop version 2, got {version}")
+        self._header = header
+        self.name = "snoop"
+        self.head = 16
+        self.dropped = 0
+        self.linktype = {4: 1, 0: 6, 1: 6, 2: 6, 8: 10}.get(link, 147 if link else 6)
+        self._near = -1
+
+    def index(self, data: U8s, pos: int, end: int, row: int, arena: Arena) -> tuple[int, int, int]:
+        after, pos, why, drops = _walk_snoop(data, pos, end, row, arena.rows, arena.i64, arena.i32, self.linktype)
+        if after > row:
+            self.dropped = drops
+            self._near = int(arena.i64[TIME, after - 1]) // NS
+        return after, pos, why
+
+    def need(self, data: U8s, pos: int, end: int) -> int:
+        if pos + 24 > end:
+            return 24
+        size: int = struct.unpack_from(">I", data, pos + 8)[0]
+        return min(max(size, 24), 24 + 262_144 + 65_536)
+
+    def control(self, data: U8s, pos: int, end: int) -> int:
+        return 0
+
+    def complaint(self, data: U8s, pos: int, end: int) -> str:
+        cap, size = struct.unpack_from(">II", data, pos + 4)
+        return f"captured length {cap} does not fit in a record of {size}"
+
+    def find(self, data: U8s, pos: int, end: int, last: bool) -> int:
+        return int(_find_snoop(data, pos, end, last, self._near))
+
+    def resume(self) -> dict[str, object]:
+        return {"header": self._header.hex(), "near": self._near}

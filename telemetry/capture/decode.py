@@ -1,0 +1,616 @@
+"""The decode kernel: records in a buffer -> columns.
+
+One loop over packets, one small state machine per packet. Whatever the bytes, nothing outside
+``data[frame_off:frame_off + cap_len]`` is read: each read is preceded by a check against the end of the
+captured frame. Every turn of the inner loop consumes bytes, so it ends.
+
+Sources: RFC 791, 8200, 9293, 768, 2784/2890 (GRE), 2637 (PPTP), 7348 (VXLAN), 3032 (MPLS), 2516 (PPPoE),
+draft-foschiano-erspan, LINKTYPE_* pages of tcpdump.org, EtherType 0xD28B after tcpdump's print-arista.c.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from telemetry.capture.columns import (
+    ACK,
+    CAP,
+    DPORT,
+    DST_HI,
+    DST_LO,
+    ETYPE,
+    FLAGS,
+    FRAG,
+    FRAME,
+    HAS_HW,
+    HAS_MESSAGE,
+    HAS_SACK,
+    HAS_SYN,
+    HAS_TCP,
+    HAS_TS,
+    HAS_TUNNEL,
+    HAS_VLAN,
+    HW_TIME,
+    IPID,
+    L3_END,
+    LINK,
+    MCODE,
+    MSS,
+    MTYPE,
+    NULL,
+    ODST_HI,
+    ODST_LO,
+    OSRC_HI,
+    OSRC_LO,
+    OVERSION,
+    PAYLOAD,
+    PCAP,
+    PLEN,
+    PROTO,
+    SACK0_HI,
+    SACK0_LO,
+    SACK1_HI,
+    SACK1_LO,
+    SACKS,
+    SEQ,
+    SPORT,
+    SRC_HI,
+    SRC_LO,
+    TIME,
+    TS_ECR,
+    TS_VAL,
+    TTL,
+    TUNNEL,
+    TUNNEL_ID,
+    VERSION,
+    VLAN,
+    WINDOW,
+    WIRE,
+    WSCALE,
+    F32s,
+    I16s,
+    I32s,
+    I64s,
+    U8s,
+    U64s,
+)
+
+__all__ = ["DECODED_LINKS", "be16", "be32", "be64", "decode"]
+
+# What comes next in a packet.
+_STOP, _ETHER, _TYPE, _IP4, _IP6, _L4, _PPP, _LLC, _GUESS = range(9)
+
+_GRE, _IPIP, _6IN4, _VXLAN, _ERSPAN1, _ERSPAN2, _ERSPAN3, _4IN6, _6IN6, _PPTP = range(1, 11)
+
+_TAI_MINUS_UTC = 37_000_000_000  # since 2017
+
+DECODED_LINKS = frozenset({0, 1, 9, 12, 14, 50, 51, 101, 104, 108, 109, 113, 228, 229, 276})
+"""LINKTYPE_* values whose frames are decoded; of others times and lengths are kept."""
+
+
+@njit(cache=True, nogil=True)
+def be16(data: U8s, o: int) -> int:
+    return (data[o] << 8) | data[o + 1]
+
+
+@njit(cache=True, nogil=True)
+def be32(data: U8s, o: int) -> int:
+    return (data[o] << 24) | (data[o + 1] << 16) | (data[o + 2] << 8) | data[o + 3]
+
+
+@njit(cache=True, nogil=True)
+def be64(data: U8s, o: int) -> int:
+    return (np.uint64(be32(data, o)) << np.uint64(32)) | np.uint64(be32(data, o + 4))
+
+
+@njit(cache=True, nogil=True)
+def _tcp_options(data: U8s, o: int, stop: int, i: int, i64: I64s, i32: I32s, i16: I16s) -> int:
+    """Write the options in ``data[o:stop]`` to row `i`; return what was dirtied."""
+    dirty = 0
+    while o < stop:
+        kind = data[o]
+        if kind == 0:
+            break
+        if kind == 1:
+            o += 1
+            continue
+        if o + 2 > stop:
+            break
+        size = int(data[o + 1])
+        if size < 2 or o + size > stop:
+            break
+        if kind == 8 and size == 10:
+            i64[TS_VAL, i] = be32(data, o + 2)
+            i64[TS_ECR, i] = be32(data, o + 6)
+            dirty |= HAS_TS
+        elif kind == 2 and size == 4:
+            i32[MSS, i] = be16(data, o + 2)
+            dirty |= HAS_SYN
+        elif kind == 3 and size == 3:
+            i16[WSCALE, i] = data[o + 2]
+            dirty |= HAS_SYN
+        elif kind == 5 and size >= 10 and (size - 2) % 8 == 0:
+            i16[SACKS, i] = (size - 2) >> 3
+            i64[SACK0_LO, i] = be32(data, o + 2)
+            i64[SACK0_HI, i] = be32(data, o + 6)
+            if size >= 18:
+                i64[SACK1_LO, i] = be32(data, o + 10)
+                i64[SACK1_HI, i] = be32(data, o + 14)
+            dirty |= HAS_SACK
+        o += size
+    return dirty
+
+
+@njit(cache=True, nogil=True)
+def _first(data: U8s, link: int, o: int, end: int) -> tuple[int, int, int]:
+    """Where decoding starts for a link type: (next step, offset, EtherType)."""
+    if link == 113:  # Linux cooked
+        if o + 16 <= end:
+            return _TYPE, o + 16, be16(data, o + 14)
+    elif link == 276:  # Linux cooked v2
+        if o + 20 <= end:
+            return _TYPE, o + 20, be16(data, o)
+    elif link == 0 or link == 108:  # BSD loopback: address family in either byte order
+        if o + 4 <= end:
+            family = be32(data, o)
+            if family > 0xFFFF:
+                family = (family >> 24) | ((family >> 8) & 0xFF00)
+            if family == 2:
+                return _IP4, o + 4, -1
+            if family == 10 or family == 23 or family == 24 or family == 28 or family == 30:
+                return _IP6, o + 4, -1
+    elif link == 101 or link == 12 or link == 14 or link == 228 or link == 229:  # raw IP
+        return _GUESS, o, -1
+    elif link == 109:  # OpenBSD enc
+        if o + 12 <= end:
+            return _GUESS, o + 12, -1
+    elif link == 9 or link == 50:  # PPP
+        return _PPP, o, -1
+    elif link == 104:  # Cisco HDLC
+        if o + 4 <= end:
+            return _TYPE, o + 4, be16(data, o + 2)
+    elif link == 51 and o + 6 <= end:  # PPPoE
+        return _TYPE, o, 0x8864
+    return _STOP, o, -1
+
+
+@njit(cache=True, nogil=True)
+def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i16: I16s, u8: U8s, f32: F32s) -> int:
+    """Decode rows ``[start, stop)`` whose frame offsets, lengths, link types and times are filled in.
+
+    Returns the set of sparse column groups that were written (``HAS_*``).
+    """
+    dirty = 0
+    for i in range(start, stop):
+        off = i64[FRAME, i]
+        cap = np.int64(i32[CAP, i])
+        end = off + cap
+        limit = off + max(cap, np.int64(i32[WIRE, i]))  # where the packet ends by the lengths told so far
+        link = i32[LINK, i]
+        o = off
+        et = -1
+        etype = -1
+        version = 0
+        src_hi = np.uint64(0)
+        src_lo = np.uint64(0)
+        dst_hi = np.uint64(0)
+        dst_lo = np.uint64(0)
+        proto = -1
+        nexth = -1
+        ttl = -1
+        ip_id = -1
+        frag = 0
+        sport = -1
+        dport = -1
+        pay = np.int64(-1)
+        plen = np.int64(-1)
+        l3_end = np.int64(-1)
+        depth = 0
+        tags = 0
+        tunnel = 0
+        tunnel_id = np.int64(-1)
+        if link == 1:
+            step = _ETHER
+        else:
+            step, o, et = _first(data, link, o, end)
+            etype = et
+        while step != _STOP:
+            if step == _ETHER:
+                if o + 14 > end:
+                    break
+                et = be16(data, o + 12)
+                o += 14
+                step = _TYPE
+                if depth == 0:
+                    etype = et
+            if step == _TYPE:
+                if et == 0x0800:
+                    step = _IP4
+                elif et == 0x86DD:
+                    step = _IP6
+                elif et == 0x8100 or et == 0x88A8 or et == 0x9100 or et == 0x9200:
+                    if o + 4 > end:
+                        break
+                    if depth == 0 and tags < 2:
+                        i32[VLAN + tags, i] = be16(data, o) & 0xFFF
+                        dirty |= HAS_VLAN
+                        tags += 1
+                    et = be16(data, o + 2)
+                    o += 4
+                    if depth == 0:
+                        etype = et
+                    continue
+                elif et <= 1500 and et >= 0:
+                    step = _LLC
+                elif et == 0x0806:
+                    if depth == 0 and o + 28 <= end and be32(data, o) == 0x00010800 and be16(data, o + 4) == 0x0604:
+                        i16[MTYPE, i] = be16(data, o + 6)
+                        dirty |= HAS_MESSAGE
+                        src_lo = np.uint64(be32(data, o + 14))
+                        dst_lo = np.uint64(be32(data, o + 24))
+                        l3_end = o + 28
+                    break
+                elif et == 0x8847 or et == 0x8848:
+                    bottom = False
+                    while o + 4 <= end and not bottom:
+                        bottom = data[o + 2] & 1 != 0
+                        o += 4
+                    if not bottom or o >= end:
+                        break
+                    step = _GUESS
+                elif et == 0x8864:
+                    if o + 6 > end or data[o] != 0x11 or data[o + 1] != 0:
+                        break
+                    limit = min(limit, o + 6 + be16(data, o + 4))
+                    o += 6
+                    step = _PPP
+                elif et == 0xD28B:
+                    if o + 14 > end or be16(data, o) != 1:
+                        break
+                    kind = be16(data, o + 2)
+                    base = kind & 0xF0
+                    at = i64[TIME, i]
+                    if base == 0x10:
+                        sec = np.int64(be32(data, o + 4))
+                        ns = np.int64(be32(data, o + 8))
+                        o += 12
+                    elif base == 0x20:
+                        sec = np.int64(be16(data, o + 4))
+                        ns = np.int64(be32(data, o + 6))
+                        o += 10
+                        if at == NULL:
+                            ns = np.int64(1_000_000_000)  # nothing to merge with
+                        else:
+                            now = at // 1_000_000_000
+                            if kind & 0x100 == 0:
+                                now += 37
+                            sec += now - (now & 0xFFFF)
+                            if sec - now > 32768:
+                                sec -= 65536
+                            elif now - sec > 32768:
+                                sec += 65536
+                    else:
+                        break
+                    if ns < 1_000_000_000 and depth == 0:
+                        stamp = sec * 1_000_000_000 + ns
+                        if kind & 0x100 == 0:
+                            stamp -= _TAI_MINUS_UTC
+                        i64[HW_TIME, i] = stamp
+                        dirty |= HAS_HW
+                    et = be16(data, o)
+                    o += 2
+                    if depth == 0:
+                        etype = et
+                    continue
+                else:
+                    break
+            if step == _LLC:
+                if o + 8 <= end and data[o] == 0xAA and data[o + 1] == 0xAA and data[o + 2] == 3:
+                    oui = (data[o + 3] << 16) | (data[o + 4] << 8) | data[o + 5]
+                    et = be16(data, o + 6)
+                    if (oui != 0 and oui != 0xF8) or et <= 1500:
+                        break
+                    o += 8
+                    step = _TYPE
+                    if depth == 0:
+                        etype = et
+                    continue
+                if o + 3 <= end and data[o] == 6 and data[o + 1] == 6 and data[o + 2] == 3:
+                    o += 3
+                    step = _IP4
+                else:
+                    break
+            if step == _PPP:
+                if o + 2 <= end and data[o] == 0xFF and data[o + 1] == 3:
+                    o += 2
+                if o + 2 > end:
+                    break
+                if data[o] & 1:
+                    kind = np.int64(data[o])
+                    o += 1
+                else:
+                    kind = np.int64(be16(data, o))
+                    o += 2
+                if kind == 0x21:
+                    step = _IP4
+                elif kind == 0x57:
+                    step = _IP6
+                elif kind == 0x281:
+                    et = 0x8847
+                    step = _TYPE
+                    continue
+                else:
+                    break
+            if step == _GUESS:
+                if o >= end:
+                    break
+                kind = np.int64(data[o] >> 4)
+                if kind == 4:
+                    step = _IP4
+                elif kind == 6:
+                    step = _IP6
+                else:
+                    break
+            if step == _IP4:
+                if o + 20 > end or data[o] >> 4 != 4:
+                    break
+                size = (data[o] & 15) << 2
+                total = be16(data, o + 2)
+                if size < 20 or (total != 0 and total < size):
+                    break
+                if depth == 1:
+                    u8[OVERSION, i] = version
+                    u64[OSRC_HI, i] = src_hi
+                    u64[OSRC_LO, i] = src_lo
+                    u64[ODST_HI, i] = dst_hi
+                    u64[ODST_LO, i] = dst_lo
+                version = 4
+                src_hi = np.uint64(0)
+                dst_hi = np.uint64(0)
+                src_lo = np.uint64(be32(data, o + 12))
+                dst_lo = np.uint64(be32(data, o + 16))
+                ttl = np.int64(data[o + 8])
+                proto = np.int64(data[o + 9])
+                nexth = proto
+                ip_id = be16(data, o + 4)
+                bits = be16(data, o + 6)
+                sport = -1
+                dport = -1
+                if total != 0:
+                    limit = min(limit, o + total)
+                    if depth == 0:
+                        l3_end = o + total
+                o += size
+                pay = o
+                plen = max(limit - o, 0)
+                depth += 1
+                if bits & 0x1FFF:
+                    frag = 1
+                    break
+                frag = 2 if bits & 0x2000 else 0
+                step = _L4
+            elif step == _IP6:
+                if o + 40 > end or data[o] >> 4 != 6:
+                    break
+                if depth == 1:
+                    u8[OVERSION, i] = version
+                    u64[OSRC_HI, i] = src_hi
+                    u64[OSRC_LO, i] = src_lo
+                    u64[ODST_HI, i] = dst_hi
+                    u64[ODST_LO, i] = dst_lo
+                version = 6
+                src_hi = be64(data, o + 8)
+                src_lo = be64(data, o + 16)
+                dst_hi = be64(data, o + 24)
+                dst_lo = be64(data, o + 32)
+                total = be16(data, o + 4)
+                nexth = np.int64(data[o + 6])
+                ttl = np.int64(data[o + 7])
+                ip_id = -1
+                sport = -1
+                dport = -1
+                frag = 0
+                if total != 0:
+                    limit = min(limit, o + 40 + total)
+                    if depth == 0:
+                        l3_end = o + 40 + total
+                o += 40
+                depth += 1
+                step = _L4
+                while nexth == 0 or nexth == 43 or nexth == 60 or nexth == 44 or nexth == 51:
+                    if o + 8 > end or o + 8 > limit:
+                        step = _STOP
+                        break
+                    if nexth == 44:
+                        bits = be16(data, o + 2)
+                        nexth = np.int64(data[o])
+                        o += 8
+                        if bits & 0xFFF8:
+                            frag = 1
+                            step = _STOP
+                            break
+                        frag = 2 if bits & 1 else 0
+                    else:
+                        size = (np.int64(data[o + 1]) + 2) << 2 if nexth == 51 else (np.int64(data[o + 1]) + 1) << 3
+                        nexth = np.int64(data[o])
+                        o += size
+                proto = nexth
+                pay = o
+                plen = max(limit - o, 0)
+                if step == _STOP:
+                    break
+            if step == _L4:
+                step = _STOP
+                if nexth == 17 or nexth == 136:
+                    if o + 4 > end:
+                        break
+                    sport = be16(data, o)
+                    dport = be16(data, o + 2)
+                    if o + 8 > end:
+                        break
+                    size = be16(data, o + 4)
+                    pay = o + 8
+                    if nexth == 17 and size >= 8:
+                        plen = np.int64(size - 8)
+                    else:
+                        plen = max(limit - pay, 0)
+                    if nexth == 17 and (dport == 4789 or sport == 4789) and o + 16 <= end and size >= 16:
+                        limit = min(limit, o + size)
+                        if tunnel == 0:
+                            tunnel = _VXLAN
+                            if data[o + 8] & 8:
+                                tunnel_id = np.int64(be32(data, o + 12) >> 8)
+                        o += 16
+                        step = _ETHER
+                elif nexth == 6:
+                    if o + 4 > end:
+                        break
+                    sport = be16(data, o)
+                    dport = be16(data, o + 2)
+                    if o + 8 <= end:
+                        i64[SEQ, i] = be32(data, o + 4)
+                        dirty |= HAS_TCP
+                    if o + 12 <= end:
+                        i64[ACK, i] = be32(data, o + 8)
+                    if o + 14 <= end:
+                        i16[FLAGS, i] = be16(data, o + 12) & 0xFFF
+                        size = (data[o + 12] >> 4) << 2
+                        pay = -1
+                        plen = -1
+                        if o + 16 <= end:
+                            i32[WINDOW, i] = be16(data, o + 14)
+                        if size < 20:
+                            break
+                        pay = o + size
+                        plen = max(limit - pay, 0)
+                        if size > 20 and o + 20 < end:
+                            if size == 32 and o + 32 <= end and be32(data, o + 20) == 0x0101080A:
+                                i64[TS_VAL, i] = be32(data, o + 24)
+                                i64[TS_ECR, i] = be32(data, o + 28)
+                                dirty |= HAS_TS
+                            else:
+                                dirty |= _tcp_options(data, o + 20, min(pay, end), i, i64, i32, i16)
+                elif nexth == 1 or nexth == 58:
+                    if o + 2 <= end:
+                        i16[MTYPE, i] = data[o]
+                        i16[MCODE, i] = data[o + 1]
+                        dirty |= HAS_MESSAGE
+                elif nexth == 2:
+                    if o + 1 <= end:
+                        i16[MTYPE, i] = data[o]
+                        dirty |= HAS_MESSAGE
+                elif nexth == 132:
+                    if o + 4 <= end:
+                        sport = be16(data, o)
+                        dport = be16(data, o + 2)
+                elif nexth == 4:
+                    if tunnel == 0:
+                        tunnel = _IPIP if version == 4 else _4IN6
+                    step = _IP4
+                elif nexth == 41:
+                    if tunnel == 0:
+                        tunnel = _6IN4 if version == 4 else _6IN6
+                    step = _IP6
+                elif nexth == 51:
+                    if o + 8 <= end:
+                        nexth = np.int64(data[o])
+                        o += (np.int64(data[o + 1]) + 2) << 2
+                        step = _L4
+                        if nexth == 51:
+                            break
+                        pay = o
+                        plen = max(limit - o, 0)
+                elif nexth == 137:
+                    et = 0x8847
+                    step = _TYPE
+                elif nexth == 47:
+                    if o + 4 > end:
+                        break
+                    bits = be16(data, o)
+                    et = be16(data, o + 2)
+                    o += 4
+                    ident = np.int64(-1)
+                    if bits & 7 == 1:  # PPTP
+                        if o + 4 > end:
+                            break
+                        ident = np.int64(be16(data, o + 2))
+                        o += 4
+                        if bits & 0x1000:
+                            o += 4
+                        if bits & 0x80:
+                            o += 4
+                        if tunnel == 0:
+                            tunnel = _PPTP
+                            tunnel_id = ident
+                        if et == 0x880B and bits & 0x1000:
+                            step = _PPP
+                        continue
+                    if bits & 7 != 0:
+                        break
+                    if bits & 0xC000:
+                        o += 4
+                    if bits & 0x2000:
+                        if o + 4 > end:
+                            break
+                        ident = np.int64(be32(data, o))
+                        o += 4
+                    if bits & 0x1000:
+                        o += 4
+                    code = _GRE
+                    step = _TYPE
+                    if et == 0x6558:
+                        step = _ETHER
+                    elif et == 0x88BE:
+                        step = _ETHER
+                        code = _ERSPAN1
+                        if bits & 0x1000:
+                            code = _ERSPAN2
+                            if o + 8 > end:
+                                break
+                            ident = np.int64(be16(data, o + 2) & 0x3FF)
+                            o += 8
+                    elif et == 0x22EB:
+                        code = _ERSPAN3
+                        if o + 12 > end:
+                            break
+                        ident = np.int64(be16(data, o + 2) & 0x3FF)
+                        kind = np.int64((be16(data, o + 10) >> 10) & 31)
+                        o += 20 if data[o + 11] & 1 else 12
+                        step = _ETHER if kind == 0 else _GUESS
+                    elif et == 0x880B:
+                        step = _PPP
+                    if tunnel == 0:
+                        tunnel = code
+                        tunnel_id = ident
+        if tunnel:
+            u8[TUNNEL, i] = tunnel
+            i64[TUNNEL_ID, i] = tunnel_id
+            if depth == 1:  # nothing decoded inside: the tunnel's own addresses are both
+                u8[OVERSION, i] = version
+                u64[OSRC_HI, i] = src_hi
+                u64[OSRC_LO, i] = src_lo
+                u64[ODST_HI, i] = dst_hi
+                u64[ODST_LO, i] = dst_lo
+            dirty |= HAS_TUNNEL
+        elif depth > 1:
+            dirty |= HAS_TUNNEL
+        i32[ETYPE, i] = etype
+        u8[VERSION, i] = version
+        u8[FRAG, i] = frag
+        u64[SRC_HI, i] = src_hi
+        u64[SRC_LO, i] = src_lo
+        u64[DST_HI, i] = dst_hi
+        u64[DST_LO, i] = dst_lo
+        i16[PROTO, i] = proto
+        i16[TTL, i] = ttl
+        i32[IPID, i] = ip_id
+        i32[SPORT, i] = sport
+        i32[DPORT, i] = dport
+        if pay > end:
+            pay = end
+        i64[PAYLOAD, i] = pay
+        i32[PLEN, i] = plen
+        i32[PCAP, i] = max(min(plen, end - pay, limit - pay), 0) if pay >= 0 else -1
+        i64[L3_END, i] = l3_end
+    return dirty
