@@ -1,0 +1,312 @@
+"""Many alerts become few incidents, online: one stage for all hosts, in event time."""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from detectors.case import Case, pack_incident, unpack_incident
+from detectors.causes import QUALITY
+from detectors.evidence import Track, pack_alert, unpack_alert
+from detectors.signature import Signature, load_catalogue
+from telemetry.selectors import Selector
+from telemetry.types import Alert, Cause, Incident, IncidentChange, Nanos, Panel, SeriesKey, State
+
+__all__ = ["Grouper"]
+
+SECOND = 1_000_000_000
+
+
+class Grouper:
+    """Alerts in (end_ns, id) order in, steps in the lives of incidents out.
+
+    An alert of grade ``alert`` lets a host's evidence become an incident as soon as what one signature requires
+    holds; grade ``evidence`` only ever joins. Alerts of a host belong together in time; hosts join where they
+    share a flow, hop or feed, or show the same kind at once (a mass event is one incident).
+
+    Parameters
+    ----------
+    signatures : sequence of Signature, optional
+        The catalogue by default.
+    memory_s : float
+        How long evidence waits for the rest of its signature before an incident is open.
+    quiet_s : float
+        An incident is resolved when its required evidence has been quiet for so long.
+    reopen_s : float
+        Evidence of the same kind, or at the same place, within this time of the end re-opens it (flapping).
+    update_s : float
+        Least time between two rankings of one incident.
+    bypass : sequence of str
+        Selectors of series (flows, processes) whose packets do not pass the kernel's network stack.
+    facts : mapping of host to (name to value), optional
+        Current settings, to fill in changes (see ``changes.fill``).
+    """
+
+    def __init__(
+        self,
+        signatures: Sequence[Signature] | None = None,
+        *,
+        memory_s: float = 10.0,
+        quiet_s: float = 15.0,
+        reopen_s: float = 60.0,
+        update_s: float = 0.5,
+        bypass: Sequence[str] = (),
+        facts: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
+        self.signatures = tuple(load_catalogue() if signatures is None else signatures)
+        self._memory, self._quiet = round(memory_s * SECOND), round(quiet_s * SECOND)
+        self._reopen, self._update = round(reopen_s * SECOND), round(update_s * SECOND)
+        self._bypass = [Selector.parse(text) for text in bypass]
+        self.facts: dict[str, Mapping[str, str]] = dict(facts or {})
+        self._cases: dict[str, Case] = {}
+        self._waiting: list[tuple[Nanos, str, Alert]] = []
+        self._known: dict[tuple[int, int], Nanos] = {}
+        self._ended: list[Incident] = []
+        self._seen: set[str] = set()
+        self._matches: dict[tuple[SeriesKey, str], tuple[tuple[int, int], ...]] = {}
+
+    # -- what is watched -------------------------------------------------------------------------------------------
+
+    def watch(self, panel: Panel) -> None:
+        """Learn which series are watched, so that their quiet counts as evidence (exact in event time)."""
+        fresh = [i for i, k in enumerate(panel.keys) if str(k) not in self._seen]
+        if not fresh or not len(panel.end_ns):
+            return
+        live = np.asarray(np.isfinite(panel.values[:, fresh, :]).any(axis=2))
+        for column, i in enumerate(fresh):
+            if live[:, column].any():
+                first = int(panel.end_ns[int(np.argmax(live[:, column]))])
+                self.know(panel.keys[i], panel.columns, first)
+
+    def know(self, key: SeriesKey, columns: Iterable[str], since_ns: Nanos) -> None:
+        """Say that a series is watched since a time."""
+        self._seen.add(str(key))
+        for column in columns:
+            for at in self._items(key, column):
+                self._known[at] = min(self._known.get(at, since_ns), since_ns)
+
+    def _items(self, key: SeriesKey, column: str) -> tuple[tuple[int, int], ...]:
+        found = self._matches.get((key, column))
+        if found is None:
+            found = tuple(
+                (s, i)
+                for s, signature in enumerate(self.signatures)
+                for i, item in enumerate(signature.evidence)
+                if item.selects(key, column)
+            )
+            self._matches[(key, column)] = found
+        return found
+
+    # -- the loop --------------------------------------------------------------------------------------------------
+
+    @property
+    def open_incidents(self) -> tuple[Incident, ...]:
+        """Incidents that are open, oldest first."""
+        found = {id(c): c.incident for c in self._cases.values() if c.incident is not None}
+        return tuple(sorted(found.values(), key=lambda x: (x.opened_ns, x.id)))
+
+    def push(self, alerts: Iterable[Alert], watermark_ns: Nanos) -> list[IncidentChange]:
+        """Take in alerts; decide everything up to `watermark_ns`.
+
+        All alerts that end by the watermark must have been given (what is beyond waits).
+        """
+        for a in alerts:
+            heapq.heappush(self._waiting, (a.end_ns, a.id, a))
+        out: list[IncidentChange] = []
+        while self._waiting and self._waiting[0][0] <= watermark_ns:
+            now = self._waiting[0][0]
+            out += self._expire(now - 1)
+            tick: dict[str, list[Alert]] = {}
+            while self._waiting and self._waiting[0][0] == now:
+                alert = heapq.heappop(self._waiting)[2]
+                tick.setdefault(alert.series.host, []).append(alert)
+            for host in sorted(tick):
+                out += self._step(host, tick[host], now)
+        return out + self._expire(watermark_ns)
+
+    def _step(self, host: str, alerts: list[Alert], now: Nanos) -> list[IncidentChange]:
+        case = self._cases.get(host)
+        if case is None:
+            case = self._cases[host] = Case([host])
+        if case.incident is None:
+            case.forget(now - self._memory)
+        for alert in alerts:
+            self._take(case, alert)
+        if case.incident is None:
+            return self._open(case, now)
+        if now - case.ranked_ns < self._update:
+            return []
+        return self._rerank(case, now)
+
+    def _take(self, case: Case, alert: Alert) -> None:
+        matched = self._items(alert.series, alert.column)
+        for name, _, _ in QUALITY:
+            if alert.series.metric.startswith(name.rstrip("*")):
+                case.doubts[name] = alert.end_ns
+        if self._bypass:
+            if any(s.matches(alert.series) for s in self._bypass):
+                case.bypassed = True
+            elif alert.series.label("flow") or alert.series.label("process"):
+                case.kernel_path = True
+        counted = False
+        for s, i in matched:
+            item = self.signatures[s].evidence[i]
+            if not item.counts(alert):
+                continue
+            key = (s, i, f"{alert.series}\x1f{alert.column}")
+            track = case.tracks.get(key)
+            if track is None:
+                track = case.tracks[key] = Track(alert.series, alert.column, alert.window_ns)
+            track.add(alert, item)
+            if item.role == "required" or item.opens:
+                counted = True
+                if track.fresh_ns == alert.end_ns or item.shape == "spike":
+                    case.live_ns = alert.end_ns
+        if counted:
+            case.keep(alert)
+            if alert.grade == "alert":
+                case.graded_ns = alert.end_ns
+
+    def _open(self, case: Case, now: Nanos) -> list[IncidentChange]:
+        if now - case.graded_ns > self._memory or not case.graded_ns:
+            return []
+        ready = case.ready(self.signatures, now)
+        if not ready:
+            return []
+        causes = case.rank(self.signatures, self._known)
+        kinds = {self.signatures[s].kind for s in ready}
+        if not any(c.kind in kinds for c in causes):
+            return []
+        if causes[0].kind == "unknown" and "unknown" not in kinds and not self._plausible(causes, kinds):
+            return []
+        case.live_ns = case.ranked_ns = now
+        partner = self._partner(case, causes[0], now)
+        if partner is not None:
+            self._join(partner, case)
+            return self._rerank(partner, now)
+        incident = case.build(self.signatures, causes, self.facts, now)
+        before = self._before(incident, now)
+        if before is not None:
+            incident = replace(incident, id=before.id, opened_ns=before.opened_ns, onset_ns=before.onset_ns)
+            self._ended = [x for x in self._ended if x.id != before.id]
+        case.incident = incident
+        return [IncidentChange("updated" if before is not None else "opened", now, incident)]
+
+    @staticmethod
+    def _plausible(causes: tuple[Cause, ...], kinds: set[str]) -> bool:
+        return any(c.kind in kinds and c.confidence >= 0.2 for c in causes)
+
+    def _rerank(self, case: Case, now: Nanos) -> list[IncidentChange]:
+        old = case.incident
+        if old is None:
+            return []
+        case.ranked_ns = now
+        causes = case.rank(self.signatures, self._known)
+        new = case.build(self.signatures, causes, self.facts, now)
+        same = (
+            (new.kind, new.severity, new.place) == (old.kind, old.severity, old.place)
+            and len(new.causes) == len(old.causes)
+            and all(
+                a.kind == b.kind and abs(a.confidence - b.confidence) < 0.1
+                for a, b in zip(new.causes, old.causes, strict=True)
+            )
+        )
+        if same:
+            return []
+        case.incident = new
+        return [IncidentChange("updated", now, new)]
+
+    # -- joining and ending ----------------------------------------------------------------------------------------
+
+    def _partner(self, case: Case, top: Cause, now: Nanos) -> Case | None:
+        """An open incident of other hosts that this is part of."""
+        mine = _paths(case)
+        seen: set[int] = set()
+        for other in sorted(self._cases.values(), key=lambda c: c.hosts):
+            if other is case or other.incident is None or id(other) in seen:
+                continue
+            seen.add(id(other))
+            same_kind = other.incident.kind == top.kind and now - other.incident.opened_ns <= self._memory
+            if same_kind or mine & _paths(other):
+                return other
+        return None
+
+    def _join(self, into: Case, case: Case) -> None:
+        into.hosts = sorted({*into.hosts, *case.hosts})
+        into.tracks.update(case.tracks)
+        for name, alert in case.alerts.items():
+            into.alerts.setdefault(name, alert)
+        into.live_ns = max(into.live_ns, case.live_ns)
+        into.doubts |= case.doubts
+        for host in case.hosts:
+            self._cases[host] = into
+
+    def _before(self, incident: Incident, now: Nanos) -> Incident | None:
+        """The incident that this one continues, if it ended a moment ago."""
+        self._ended = [x for x in self._ended if now - (x.resolved_ns or 0) <= self._reopen]
+        for old in reversed(self._ended):
+            host = {p for p in old.place.split(",") if p.startswith("host=")}
+            if host & set(incident.place.split(",")) and (old.kind == incident.kind or old.place == incident.place):
+                return old
+        return None
+
+    def _expire(self, until: Nanos) -> list[IncidentChange]:
+        """Resolve what has been quiet for long enough by `until`."""
+        due = sorted(
+            {id(c): c for c in self._cases.values() if c.incident and c.live_ns + self._quiet <= until}.values(),
+            key=lambda c: (c.live_ns, c.hosts),
+        )
+        out = []
+        for case in due:
+            at = case.live_ns + self._quiet
+            causes = case.rank(self.signatures, self._known)
+            last = case.build(self.signatures, causes, self.facts, at)
+            last = replace(last, state="resolved", resolved_ns=at)
+            self._ended.append(last)
+            for host in case.hosts:
+                del self._cases[host]
+            out.append(IncidentChange("resolved", at, last))
+        return out
+
+    # -- memory ----------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> State:
+        cases = list({id(c): c for c in self._cases.values()}.values())
+        body: dict[str, Any] = {
+            "cases": [c.pack() for c in cases],
+            "waiting": [pack_alert(a) for _, _, a in sorted(self._waiting, key=lambda x: x[:2])],
+            "known": [[s, i, t] for (s, i), t in sorted(self._known.items())],
+            "seen": sorted(self._seen),
+            "ended": [pack_incident(x) for x in self._ended],
+            "kinds": [x.kind for x in self.signatures],
+        }
+        return {"json": np.frombuffer(json.dumps(body).encode(), np.uint8).copy()}
+
+    def restore(self, state: State) -> None:
+        body = json.loads(bytes(np.asarray(state["json"], np.uint8)))
+        self._cases = {}
+        if body["kinds"] != [x.kind for x in self.signatures]:
+            return  # another catalogue: evidence cannot be matched; open incidents resolve by the state database
+        for row in body["cases"]:
+            case = Case.unpack(row)
+            for host in case.hosts:
+                self._cases[host] = case
+        self._waiting = [(a.end_ns, a.id, a) for a in map(unpack_alert, body["waiting"])]
+        self._known = {(s, i): t for s, i, t in body["known"]}
+        self._seen = set(body["seen"])
+        self._ended = [unpack_incident(x) for x in body["ended"]]
+
+
+def _paths(case: Case) -> set[tuple[str, str]]:
+    """Flows, feeds and hops that deviate."""
+    return {
+        (label, alert.series.label(label))
+        for alert in case.alerts.values()
+        for label in ("flow", "feed")
+        if alert.series.label(label)
+    }
