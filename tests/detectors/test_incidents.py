@@ -1,0 +1,236 @@
+"""Grouping: one incident per fault, with a life, under the laws of chunking, no look-ahead and restart."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detectors.incidents import Grouper
+from detectors.signature import Signature, load_signature
+from telemetry.types import Alert, IncidentChange, Panel, SeriesKey, alert_id
+
+SECOND = 1_000_000_000
+STEP = 100_000_000
+
+SOCKET = """
+[detector]
+features = [{kind = "rate", select = "udp_socket_drops_total", window = "100ms"}]
+model = {kind = "light"}
+[signature]
+kind = "udp_overflow"
+title = "UDP receive buffer of port {port} overflows"
+cause = "a slow reader"
+layer = "kernel"
+proven = true
+localise = ["netns", "port"]
+[[signature.evidence]]
+name = "socket drops"
+select = "udp_socket_drops_total"
+role = "required"
+opens = true
+hold = [2, 5]
+weight = 2.0
+[[signature.change]]
+what = "a larger buffer"
+reads = "sysctl -n net.core.rmem_max"
+command = "sysctl -w net.core.rmem_max=8388608"
+undo = "sysctl -w net.core.rmem_max={current}"
+risk = "memory"
+proof = "drops stay 0"
+"""
+PAUSE = """
+[detector]
+features = [{kind = "window", select = "app_latency_ns", window = "100ms"}]
+model = {kind = "light"}
+[signature]
+kind = "process_pause"
+title = "process stands still"
+cause = "garbage collection"
+layer = "application"
+proven = true
+localise = ["process"]
+[[signature.evidence]]
+name = "kernel to user waits"
+select = 'app_latency_ns{stage="kernel_to_user"}'
+role = "required"
+opens = true
+hold = [2, 30]
+min_delta = 1e7
+weight = 2.0
+[[signature.evidence]]
+name = "socket drops"
+select = "udp_socket_drops_total"
+role = "quiet"
+weight = 1.0
+"""
+
+
+def catalogue() -> tuple[Signature, ...]:
+    return load_signature(SOCKET), load_signature(PAUSE)
+
+
+def alert(
+    metric: str,
+    tenth: int,
+    value: float = 50.0,
+    expected: float = 0.0,
+    grade: str = "alert",
+    host: str = "h",
+    **labels: str,
+) -> Alert:
+    key = SeriesKey.of(host, metric, **labels)
+    end = 1000 * SECOND + tenth * STEP
+    return Alert(
+        alert_id("d", key, end), "d", "1", "", key, "rate", STEP, end, end - STEP, 5.0, 0.9, 1, value, expected,
+        grade=grade,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def drops(tenth: int, host: str = "h", grade: str = "alert") -> Alert:
+    return alert("udp_socket_drops_total", tenth, grade=grade, host=host, port="30001", netns="trd")
+
+
+def wait(tenth: int, host: str = "h") -> Alert:
+    return alert("app_latency_ns", tenth, 9e7, 1e5, host=host, process="strat", stage="kernel_to_user")
+
+
+def run(alerts: list[Alert], until: int = 3000, **options: float) -> list[IncidentChange]:
+    grouper = Grouper(catalogue(), **options)  # type: ignore[arg-type]
+    return grouper.push(sorted(alerts, key=lambda a: (a.end_ns, a.id)), 1000 * SECOND + until * STEP)
+
+
+def test_one_fault_one_incident_with_a_life() -> None:
+    changes = run([drops(t) for t in range(50, 150)])
+    assert [c.action for c in changes] == ["opened", "resolved"]
+    opened, resolved = changes[0].incident, changes[-1].incident
+    assert opened.kind == "udp_overflow"
+    assert opened.place == "host=h,netns=trd,port=30001"
+    assert changes[0].at_ns == 1000 * SECOND + 51 * STEP, "open as soon as two of five windows deviate"
+    assert opened.onset_ns == 1000 * SECOND + 49 * STEP, "onset is the start of the first of them"
+    assert resolved.id == opened.id == opened.alerts[0].id
+    assert resolved.resolved_ns == 1000 * SECOND + 149 * STEP + 15 * SECOND
+    assert resolved.state == "resolved"
+    assert resolved.severity == "critical", "lost messages are what users feel"
+
+
+def test_evidence_never_opens() -> None:
+    assert run([drops(t, grade="evidence") for t in range(50, 150)]) == []
+
+
+def test_one_window_does_not_open() -> None:
+    assert run([drops(50), drops(90)]) == []
+
+
+def test_flapping_reopens_the_same_incident() -> None:
+    changes = run([drops(t) for t in [*range(50, 60), *range(300, 310), *range(550, 560)]], until=5000)
+    assert [c.action for c in changes] == ["opened", "resolved", "updated", "resolved", "updated", "resolved"]
+    assert len({c.incident.id for c in changes}) == 1
+
+
+def test_after_the_hold_down_it_is_a_new_incident() -> None:
+    changes = run([drops(t) for t in [*range(50, 60), *range(1000, 1010)]], until=5000)
+    assert [c.action for c in changes] == ["opened", "resolved", "opened", "resolved"]
+    assert len({c.incident.id for c in changes}) == 2
+
+
+def test_mass_event_is_one_incident() -> None:
+    changes = run([drops(t, host=f"tx{h:02d}") for t in range(50, 80) for h in range(5)])
+    assert sum(c.action == "opened" for c in changes) == 1
+    assert changes[-1].incident.place.startswith("host=tx00|tx01|tx02|tx03|tx04")
+
+
+def test_hosts_apart_in_time_and_kind_are_apart() -> None:
+    changes = run([drops(t, host="tx01") for t in range(50, 60)] + [wait(t, host="tx02") for t in range(55, 65)])
+    assert sum(c.action == "opened" for c in changes) == 2
+
+
+def test_sentence_says_it_all() -> None:
+    text = run([drops(t) for t in range(50, 150)])[0].incident.title
+    for part in ("since 00:16:44.9 UTC", "host=h", "socket drops", "likely a slow reader", "to mend:", "to undo:"):
+        assert part in text, part
+
+
+def test_change_keeps_the_way_back() -> None:
+    change = run([drops(t) for t in range(50, 60)])[0].incident.changes[0]
+    assert change.command == "sysctl -w net.core.rmem_max=8388608" or change.command.startswith("OLD=$(sysctl -n")
+    assert change.undo == "sysctl -w net.core.rmem_max=$OLD"
+    grouper = Grouper(catalogue(), facts={"h": {"sysctl -n net.core.rmem_max": "212992"}})
+    changes = grouper.push([drops(t) for t in range(50, 60)], 2000 * SECOND)
+    assert changes[0].incident.changes[0].undo == "sysctl -w net.core.rmem_max=212992"
+
+
+def test_kernel_causes_are_ruled_out_for_flows_that_bypass_it() -> None:
+    wire = alert("udp_socket_drops_total", 50, port="9", flow="md")
+    again = alert("udp_socket_drops_total", 51, port="9", flow="md")
+    assert Grouper(catalogue()).push([wire, again], 1100 * SECOND)
+    assert Grouper(catalogue(), bypass=['flow="md"']).push([wire, again], 1100 * SECOND) == []
+
+
+def test_doubt_about_the_measurement_lowers_confidence() -> None:
+    sure = run([drops(t) for t in range(50, 60)])[0].incident.causes[0]
+    late = [alert("sampler_late_ns", 49)]
+    unsure = run([*late, *[drops(t) for t in range(50, 60)]])[0].incident.causes[0]
+    assert unsure.kind == sure.kind
+    assert unsure.confidence < sure.confidence
+    assert any("sampler" in text for text in unsure.against)
+
+
+def test_quiet_series_count_once_they_are_known() -> None:
+    key = SeriesKey.of("h", "udp_socket_drops_total", port=30001)
+    panel = Panel((key,), ("rate",), STEP, np.array([900 * SECOND]), np.zeros((1, 1, 1)))
+    plain = run([wait(t) for t in range(50, 60)])[0].incident.causes[0]
+    grouper = Grouper(catalogue())
+    grouper.watch(panel)
+    known = grouper.push([wait(t) for t in range(50, 60)], 2000 * SECOND)[0].incident.causes[0]
+    assert known.confidence > plain.confidence
+    assert "socket drops: quiet" in known.because
+
+
+def _stream(draw_hosts: list[int], tenths: list[int], kinds: list[int]) -> list[Alert]:
+    alerts = {}
+    for host, tenth, kind in zip(draw_hosts, tenths, kinds, strict=True):
+        name = f"tx{host}"
+        made = [drops(tenth, name), wait(tenth, name), drops(tenth, name, "evidence")][kind]
+        alerts.setdefault(made.id, made)
+    return sorted(alerts.values(), key=lambda a: (a.end_ns, a.id))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 900), st.integers(0, 2)), min_size=1, max_size=80),
+    marks=st.lists(st.integers(0, 1300), max_size=12),
+    restart=st.booleans(),
+)
+def test_laws(rows: list[tuple[int, int, int]], marks: list[int], restart: bool) -> None:
+    hosts, tenths, kinds = (list(x) for x in zip(*rows, strict=True))
+    alerts = _stream(hosts, tenths, kinds)
+    end = 1000 * SECOND + 1300 * STEP
+    whole = Grouper(catalogue()).push(alerts, end)
+    grouper, out, given_to = Grouper(catalogue()), [], 0
+    for mark in [*sorted(marks), 1300]:
+        watermark = 1000 * SECOND + mark * STEP
+        ready = [a for a in alerts[given_to:] if a.end_ns <= watermark]
+        given_to += len(ready)
+        early = [c for c in whole if c.at_ns <= watermark]
+        out += grouper.push(ready, watermark)
+        assert out == early, "what is said by a watermark does not depend on what comes after it"
+        if restart:
+            state = grouper.snapshot()
+            grouper = Grouper(catalogue())
+            grouper.restore(state)
+    assert out == whole
+
+
+def test_tuning_is_validated() -> None:
+    from telemetry.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="did you mean 'weight'"):
+        load_signature(SOCKET.replace("weight = 2.0", "wieght = 2.0"))
+    with pytest.raises(ConfigError, match="shape is one of"):
+        load_signature(SOCKET.replace('role = "required"', 'role = "required"\nshape = "round"'))
+    with pytest.raises(ConfigError, match="required"):
+        load_signature(SOCKET.replace('role = "required"', 'role = "supports"'))
+    with pytest.raises(ConfigError, match="unknown table"):
+        load_signature("[detectors]\n")
