@@ -1,0 +1,278 @@
+"""Long rows as Parquet: ``metric, labels, time_ns, seen_ns, arrival, row, value``.
+
+Within a row group rows lie by series and then by arrival, because a counter beside its own past compresses to
+almost nothing; `row` is the place in the order of arrival within the row group, so that the reader restores that
+order by one scatter instead of a sort; `arrival` is the rank among rows of equal seen_ns.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from telemetry.errors import StoreError
+from telemetry.storage.layout import labels_text, parse_labels
+from telemetry.types import Float64, Int64, Nanos, SeriesKey
+
+__all__ = ["ROW_GROUP", "Columns", "FileWriter", "KeyTable", "read_file", "read_keys"]
+
+ROW_GROUP = 1 << 18
+
+
+class Columns:
+    """Rows in the order of arrival: `code` indexes `keys`."""
+
+    __slots__ = ("arrival", "code", "seen_ns", "time_ns", "value")
+
+    def __init__(
+        self, code: NDArray[np.int32], time_ns: Int64, seen_ns: Int64, arrival: Int64, value: Int64 | Float64
+    ) -> None:
+        self.code = code
+        self.time_ns = time_ns
+        self.seen_ns = seen_ns
+        self.arrival = arrival
+        self.value = value
+
+    def __len__(self) -> int:
+        return len(self.code)
+
+    def __getitem__(self, at: Any) -> Columns:
+        return Columns(self.code[at], self.time_ns[at], self.seen_ns[at], self.arrival[at], self.value[at])
+
+    @staticmethod
+    def concat(parts: Sequence[Columns]) -> Columns:
+        if len(parts) == 1:
+            return parts[0]
+        return Columns(*(np.concatenate([getattr(p, n) for p in parts]) for n in _ORDER))
+
+
+_ORDER = ("code", "time_ns", "seen_ns", "arrival", "value")
+
+
+class KeyTable:
+    """Series met in one reading: `code` numbers them; -1 stands for those not asked for."""
+
+    __slots__ = ("_codes", "_wanted", "keys")
+
+    def __init__(self, wanted: Callable[[SeriesKey], bool] | None = None) -> None:
+        self.keys: list[SeriesKey] = []
+        self._codes: dict[SeriesKey, int] = {}
+        self._wanted = wanted
+
+    def code(self, key: SeriesKey) -> int:
+        found = self._codes.get(key)
+        if found is None:
+            if self._wanted is not None and not self._wanted(key):
+                found = -1
+            else:
+                found = len(self.keys)
+                self.keys.append(key)
+            self._codes[key] = found
+        return found
+
+
+class FileWriter:
+    """Writes one Parquet file from rows in the order of arrival.
+
+    Parameters
+    ----------
+    path : Path
+    keys : list of SeriesKey
+        What codes index; may grow until `close`.
+    kind : {"int64", "float64"}
+    """
+
+    def __init__(self, path: Path, keys: Sequence[SeriesKey], kind: str) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self._keys = keys
+        self._used: set[int] = set()
+        self._host = ""
+        text = pa.dictionary(pa.int32(), pa.string())
+        self._schema = pa.schema(
+            [
+                ("metric", text),
+                ("labels", text),
+                ("time_ns", pa.int64()),
+                ("seen_ns", pa.int64()),
+                ("arrival", pa.int32()),
+                ("row", pa.int32()),
+                ("value", pa.int64() if kind == "int64" else pa.float64()),
+            ]
+        )
+        encoding = {"time_ns": "PLAIN", "seen_ns": "PLAIN", "row": "DELTA_BINARY_PACKED"}
+        encoding["value"] = "DELTA_BINARY_PACKED" if kind == "int64" else "PLAIN"
+        self._file = pq.ParquetWriter(
+            path,
+            self._schema,
+            compression="zstd",
+            compression_level=3,
+            use_dictionary=["metric", "labels", "arrival"],
+            column_encoding=encoding,
+            write_statistics=["metric", "time_ns", "seen_ns"],
+            version="2.6",
+            data_page_size=1 << 20,
+        )
+        self.rows = 0
+        self.seen_min = self.time_min = np.iinfo(np.int64).max
+        self.seen_max = self.time_max = np.iinfo(np.int64).min
+
+    @property
+    def metrics(self) -> list[str]:
+        return sorted({self._keys[c].metric for c in self._used})
+
+    def write(self, rows: Columns) -> None:
+        """Append one row group."""
+        import pyarrow as pa
+
+        n = len(rows)
+        if n == 0:
+            return
+        present, small = np.unique(rows.code, return_inverse=True)
+        rank = small.astype(np.uint16) if len(present) < 65_536 else small  # 16 bits: numpy sorts by radix
+        order = np.argsort(rank, kind="stable")
+        metrics: dict[str, int] = {}
+        labels: dict[str, int] = {}
+        metric_of = np.empty(len(present), np.int32)
+        labels_of = np.empty(len(present), np.int32)
+        for i, code in enumerate(present.tolist()):
+            key = self._keys[code]
+            metric_of[i] = metrics.setdefault(_text(key.metric), len(metrics))
+            labels_of[i] = labels.setdefault(_text(labels_text(key.labels)), len(labels))
+            self._used.add(code)
+            self._host = key.host
+        sorted_rank = small[order]
+        table = pa.table(
+            [
+                pa.DictionaryArray.from_arrays(pa.array(metric_of[sorted_rank]), pa.array(list(metrics), pa.string())),
+                pa.DictionaryArray.from_arrays(pa.array(labels_of[sorted_rank]), pa.array(list(labels), pa.string())),
+                pa.array(rows.time_ns[order]),
+                pa.array(rows.seen_ns[order]),
+                pa.array(rows.arrival[order].astype(np.int32)),
+                pa.array(order.astype(np.int32)),
+                pa.array(rows.value[order]),
+            ],
+            schema=self._schema,
+        )
+        self._file.write_table(table, row_group_size=n)
+        self.rows += n
+        self.seen_min = min(self.seen_min, int(rows.seen_ns[0]))
+        self.seen_max = max(self.seen_max, int(rows.seen_ns[-1]))
+        self.time_min = min(self.time_min, int(rows.time_ns.min()))
+        self.time_max = max(self.time_max, int(rows.time_ns.max()))
+
+    def close(self) -> None:
+        self._file.add_key_value_metadata({"tailwatch.host": json.dumps(self._host)})
+        self._file.close()
+
+
+def read_file(
+    path: str | Path,
+    host: str,
+    table: KeyTable,
+    seen: tuple[Nanos, Nanos],
+    time: tuple[Nanos, Nanos] | None,
+    filesystem: Any = None,
+) -> Iterator[Columns]:
+    """Yield the rows of a file that are asked for, in the order of arrival, a row group at a time.
+
+    Parameters
+    ----------
+    table : KeyTable
+        Series known to this reading; grows.
+    seen, time : half-open intervals
+
+    Raises
+    ------
+    StoreError
+        If the file is not what the store wrote. FileNotFoundError passes: the caller knows where else to look.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path, filesystem=filesystem, read_dictionary=["metric", "labels"])
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(f"{path}: expected a Parquet file of the store, got: {_line(error)}") from None
+    with file:
+        where = file.schema_arrow.get_field_index("seen_ns")
+        for group in range(file.metadata.num_row_groups):
+            stats = file.metadata.row_group(group).column(where).statistics
+            if stats is not None and stats.has_min_max and (stats.max < seen[0] or stats.min >= seen[1]):
+                continue
+            try:
+                read = file.read_row_group(group, use_threads=False).combine_chunks()
+            except (pa.ArrowException, OSError) as error:
+                raise StoreError(f"{path}: row group {group} cannot be read: {_line(error)}") from None
+            rows = _columns(read, host, table)
+            keep = (rows.seen_ns >= seen[0]) & (rows.seen_ns < seen[1]) & (rows.code >= 0)
+            if time is not None:
+                keep &= (rows.time_ns >= time[0]) & (rows.time_ns < time[1])
+            if not keep.all():
+                rows = rows[keep]
+            if len(rows):
+                yield rows
+
+
+def read_keys(path: str | Path, host: str, filesystem: Any = None) -> set[SeriesKey]:
+    """The series of a file, from its two columns of names alone."""
+    import pyarrow.parquet as pq
+
+    found: set[SeriesKey] = set()
+    with pq.ParquetFile(path, filesystem=filesystem, read_dictionary=["metric", "labels"]) as file:
+        for group in range(file.metadata.num_row_groups):
+            table = file.read_row_group(group, columns=["metric", "labels"], use_threads=False).combine_chunks()
+            known = KeyTable()
+            _series(table, host, known)
+            found.update(known.keys)
+    return found
+
+
+def _columns(table: Any, host: str, known: KeyTable) -> Columns:
+    code = _series(table, host, known)
+    row = table["row"].to_numpy()
+    n = len(row)
+    out: list[Any] = []
+    for source in (code, *(table[name].to_numpy() for name in _ORDER[1:])):
+        column = np.empty(n, np.int64 if source.dtype == np.int32 and source is not code else source.dtype)
+        column[row] = source
+        out.append(column)
+    return Columns(*out)
+
+
+def _series(table: Any, host: str, known: KeyTable) -> NDArray[np.int32]:
+    """Codes of the rows in file order; -1 where not wanted."""
+    metric, labels = (_dictionary(table[name]) for name in ("metric", "labels"))
+    m, t = metric[0], labels[0]
+    n = len(m)
+    if n == 0:
+        return np.empty(0, np.int32)
+    starts = np.concatenate(([0], np.flatnonzero((np.diff(m) != 0) | (np.diff(t) != 0)) + 1))
+    of_run = np.empty(len(starts), np.int32)
+    parsed: dict[int, tuple[tuple[str, str], ...]] = {}
+    for i, (a, b) in enumerate(zip(m[starts].tolist(), t[starts].tolist(), strict=True)):
+        if b not in parsed:
+            parsed[b] = parse_labels(labels[1][b])
+        of_run[i] = known.code(SeriesKey(host, metric[1][a], parsed[b]))
+    return np.repeat(of_run, np.diff(np.append(starts, n)))
+
+
+def _dictionary(column: Any) -> tuple[NDArray[np.int32], list[str]]:
+    chunk = column.chunk(0) if column.num_chunks else column.combine_chunks()
+    return chunk.indices.to_numpy(), [v or "" for v in chunk.dictionary.to_pylist()]
+
+
+def _text(value: str) -> str:
+    return value.encode("utf-8", "replace").decode()
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

@@ -1,0 +1,372 @@
+"""The store: what was harvested and measured, as Parquet, with the last minutes in a log.
+
+One folder; any number of processes write and read at once. A writer appends to a log segment of its own (frames
+with checksums), from which Parquet is cut; one manifest, replaced as a whole under a lock, says which files
+count and which segments no longer do. So a reader sees each row exactly once, whatever a writer is at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+import numpy as np
+
+from telemetry.errors import StoreError
+from telemetry.selectors import Select, predicate
+from telemetry.storage.cut import adopt, commit_files, cut_segment
+from telemetry.storage.layout import part
+from telemetry.storage.log import Encoder, start_segment
+from telemetry.storage.manifest import check_version, locked, read_manifest
+from telemetry.storage.parquet import KeyTable
+from telemetry.storage.reading import Snapshot
+from telemetry.types import Events, Nanos, SeriesKey
+
+__all__ = ["Store"]
+
+FLUSH_NS = 1_000_000_000
+CUT_NS = 300 * 1_000_000_000
+SEGMENT_BYTES = 32 << 20
+BUFFER_BYTES = 1 << 20
+
+
+class Store:
+    """Events on disk; a `telemetry.source.Source`.
+
+    Parameters
+    ----------
+    path : path of a folder
+    create : bool
+        Make the store if it is not there; otherwise its absence is an error.
+    writer : str, optional
+        Name of this writer's segments; unique by default.
+    flush_ns : int
+        Rows are handed to the kernel when they span this long (of seen_ns): what a kill may lose.
+    cut_ns, segment_bytes : int
+        A segment becomes Parquet when it spans this long or is this large.
+    on_full : {"raise", "drop"}
+        On a full disk: StoreError, or count the rows in `dropped` and go on.
+    background : bool
+        Cut Parquet in a thread, so that a sampler is not held up.
+
+    Raises
+    ------
+    StoreError
+        If the folder is something else, or a store of another version.
+
+    Examples
+    --------
+    >>> with Store("s") as store:                                        # doctest: +SKIP
+    ...     store.append(events)
+    ...     for batch in store.read(0, 2**63 - 1, select="irq_total{cpu=3}"):
+    ...         ...
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        create: bool = True,
+        writer: str | None = None,
+        flush_ns: Nanos = FLUSH_NS,
+        cut_ns: Nanos = CUT_NS,
+        segment_bytes: int = SEGMENT_BYTES,
+        on_full: Literal["raise", "drop"] = "raise",
+        background: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        check_version(self.path, create=create)
+        self.dropped = 0
+        """Rows lost to a full disk (``on_full="drop"``)."""
+        self.torn_bytes = 0
+        """Bytes cut off the ends of segments that a killed writer left."""
+        self.duplicates = 0
+        """Rows that a reading found written twice."""
+        self._name = (
+            writer if writer is not None else f"{part(socket.gethostname())}-{os.getpid()}-{os.urandom(3).hex()}"
+        )
+        self._flush_ns, self._cut_ns, self._segment_bytes = flush_ns, cut_ns, segment_bytes
+        self._on_full = on_full
+        self._background = background
+        self._number = 0
+        self._fd = -1
+        self._size = 0
+        self._first_seen: Nanos | None = None
+        self._encoder = Encoder()
+        self._buffer: list[bytes] = []
+        self._buffered_bytes = self._buffered_rows = 0
+        self._buffer_seen: Nanos | None = None
+        self._cutter: _Cutter | None = None
+        self._adopted = False
+
+    # -- writing
+
+    def append(self, events: Events) -> None:
+        """Take in a batch. Rows are on disk after `flush`, or when `flush_ns` have passed.
+
+        Raises
+        ------
+        StoreError
+            If the disk is full (unless ``on_full="drop"``) or not writable.
+        """
+        if not len(events):
+            return
+        if (events.seen_ns[1:] < events.seen_ns[:-1]).any():
+            events = events[np.argsort(events.seen_ns, kind="stable")]
+        if not self._adopted:
+            self._adopted = True
+            self.torn_bytes += adopt(self.path)
+        if self._fd < 0 and not self._start():
+            self.dropped += len(events)
+            return
+        frames = self._encoder.encode(events)
+        self._buffer += frames
+        self._buffered_bytes += sum(map(len, frames))
+        self._buffered_rows += len(events)
+        last = int(events.seen_ns[-1])
+        if self._buffer_seen is None:
+            self._buffer_seen = int(events.seen_ns[0])
+        if self._first_seen is None:
+            self._first_seen = int(events.seen_ns[0])
+        if last - self._buffer_seen >= self._flush_ns or self._buffered_bytes >= BUFFER_BYTES:
+            self.flush()
+            if last - self._first_seen >= self._cut_ns or self._size >= self._segment_bytes:
+                self._rotate()
+
+    def flush(self) -> None:
+        """Hand all rows to the kernel: a kill of this process no longer loses them."""
+        if not self._buffer:
+            return
+        data = b"".join(self._buffer)
+        rows = self._buffered_rows
+        self._buffer, self._buffered_bytes, self._buffered_rows, self._buffer_seen = [], 0, 0, None
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._fd, view) :]
+            self._size += len(data)
+        except OSError as error:
+            self._failed(error, rows)
+
+    def close(self) -> None:
+        """Flush and cut what is left into Parquet."""
+        self.flush()
+        if self._fd >= 0:
+            self._rotate(wait=True)
+        if self._cutter is not None:
+            self._cutter.close()
+            self._cutter = None
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- reading
+
+    def read(
+        self,
+        seen_from_ns: Nanos,
+        seen_to_ns: Nanos,
+        *,
+        select: Select = None,
+        time_from_ns: Nanos | None = None,
+        time_to_ns: Nanos | None = None,
+    ) -> Iterator[Events]:
+        """Yield all events first seen in ``[seen_from_ns, seen_to_ns)``, in (seen_ns, arrival) order.
+
+        Parameters
+        ----------
+        select : selector, text, several of them, or a function of the key
+        time_from_ns, time_to_ns : int, optional
+            Only what happened in ``[time_from_ns, time_to_ns)``.
+
+        Notes
+        -----
+        Memory is bounded by one row group for each file that overlaps in time. Keys are numbered in the order in
+        which they appear; a batch has one value type.
+        """
+        self.flush()
+        wanted, selectors = predicate(select)
+        table = KeyTable(wanted)
+        time = None
+        if time_from_ns is not None or time_to_ns is not None:
+            time = (
+                time_from_ns if time_from_ns is not None else -(2**63),
+                time_to_ns if time_to_ns is not None else 2**63 - 1,
+            )
+        with Snapshot(self.path) as snapshot:
+            for batch, twice in snapshot.read(table, selectors, (seen_from_ns, seen_to_ns), time):
+                self.duplicates += twice
+                if len(batch):
+                    yield batch
+
+    def hosts(self) -> list[str]:
+        """The hosts that the store knows, sorted."""
+        self.flush()
+        with Snapshot(self.path) as snapshot:
+            return sorted(snapshot.hosts())
+
+    def keys(self, select: Select = None) -> list[SeriesKey]:
+        """The series that the store knows, sorted."""
+        self.flush()
+        wanted, selectors = predicate(select)
+        with Snapshot(self.path) as snapshot:
+            return sorted(k for k in snapshot.keys(selectors) if wanted is None or wanted(k))
+
+    def last_seen_ns(self, host: str | None = None) -> Nanos | None:
+        """The largest seen_ns (of a host), or None if there is nothing. Reads no rows."""
+        self.flush()
+        with Snapshot(self.path) as snapshot:
+            return snapshot.last_seen(host)
+
+    def first_seen_ns(self) -> Nanos | None:
+        """The least seen_ns, or None if there is nothing. Reads no rows."""
+        self.flush()
+        with Snapshot(self.path) as snapshot:
+            return snapshot.first_seen()
+
+    def digest(self, seen_from_ns: Nanos, seen_to_ns: Nanos, *, select: Select = None) -> str:
+        """Digest of the rows of a range: the same however they lie on disk."""
+        hasher = hashlib.blake2b(digest_size=16)
+        named = 0
+        for b in self.read(seen_from_ns, seen_to_ns, select=select):
+            for key in b.keys[named:]:
+                hasher.update(f"{key}\n".encode("utf-8", "surrogatepass"))
+            named = len(b.keys)
+            rows = np.empty(
+                len(b), [("series", "<i8"), ("time", "<i8"), ("seen", "<i8"), ("real", "<i8"), ("v", "<i8")]
+            )
+            rows["series"], rows["time"], rows["seen"] = b.series, b.time_ns, b.seen_ns
+            rows["real"], rows["v"] = b.value.dtype.kind == "f", b.value.view(np.int64)
+            hasher.update(rows.tobytes())
+        return hasher.hexdigest()
+
+    # -- care
+
+    def compact(self, *, rows: int = 16_000_000) -> int:
+        """Join small files (up to `rows` each); return how many files fewer there are. Readers are not disturbed."""
+        from telemetry.storage.compact import compact
+
+        self.flush()
+        self.torn_bytes += adopt(self.path)
+        return compact(self.path, rows)
+
+    def trim(self, *, seen_before_ns: Nanos | None = None, max_bytes: int | None = None) -> int:
+        """Remove files all of whose rows were seen before a time, and the oldest until at most `max_bytes` remain.
+
+        Returns
+        -------
+        int
+            Rows removed.
+        """
+        with locked(self.path):
+            manifest = read_manifest(self.path)
+            files = sorted(manifest.files, key=lambda f: f.seen_max)
+            total = sum(f.size for f in files)
+            gone = []
+            for f in files:
+                old = seen_before_ns is not None and f.seen_max < seen_before_ns
+                if old or (max_bytes is not None and total > max_bytes):
+                    gone.append(f)
+                    total -= f.size
+            if gone:
+                commit_files(self.path, manifest, remove=gone)
+        return sum(f.rows for f in gone)
+
+    # -- inside
+
+    def _start(self) -> bool:
+        try:
+            (self.path / "log").mkdir(exist_ok=True)
+            self._fd = start_segment(self.path / "log" / f"{self._name}-{self._number}.twl")
+        except (StoreError, OSError) as error:
+            cause = error.__cause__ if isinstance(error, StoreError) else error
+            if self._on_full == "drop" and isinstance(cause, OSError) and cause.errno in _FULL:
+                with contextlib.suppress(OSError):
+                    (self.path / "log" / f"{self._name}-{self._number}.twl").unlink(missing_ok=True)
+                return False
+            raise
+        self._size = os.fstat(self._fd).st_size
+        encoder = Encoder()
+        encoder.carry(self._encoder)
+        self._encoder = encoder
+        self._first_seen = None
+        return True
+
+    def _failed(self, error: OSError, rows: int) -> None:
+        """Take back half a write, so that the segment stays whole; start anew with fresh names."""
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._fd, self._size)
+        self._rotate(wait=self._on_full == "raise")
+        if error.errno not in _FULL or self._on_full == "raise":
+            raise StoreError(f"{self.path}: cannot write the log: {error.strerror}; {rows} rows lost") from error
+        self.dropped += rows
+
+    def _rotate(self, *, wait: bool = False) -> None:
+        path = self.path / "log" / f"{self._name}-{self._number}.twl"
+        os.close(self._fd)  # also gives up its lock
+        self._fd = -1
+        self._number += 1
+        if self._background and not wait:
+            if self._cutter is None:
+                self._cutter = _Cutter(self.path)
+            self._cutter.submit(path)
+            return
+        if self._cutter is not None:
+            self._cutter.drain()
+        try:
+            self.torn_bytes += cut_segment(self.path, path)
+        except OSError as error:
+            # The rows are safe in the segment; the next writer, or the next cut, takes them on.
+            if error.errno not in _FULL:
+                raise StoreError(f"{self.path}: cannot cut Parquet: {error.strerror or error}") from error
+
+
+class _Cutter:
+    """Cuts segments into Parquet in a thread of the lowest priority, one after the other."""
+
+    def __init__(self, root: Path) -> None:
+        from concurrent.futures import Future, ThreadPoolExecutor
+
+        self._root = root
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="cut", initializer=_be_nice)
+        self._waiting: list[Future[int]] = []
+
+    def submit(self, path: Path) -> None:
+        self._waiting = [f for f in self._waiting if not f.done()]
+        self._waiting.append(self._pool.submit(self._cut, path))
+
+    def _cut(self, path: Path) -> int:
+        try:
+            return cut_segment(self._root, path)
+        except (OSError, StoreError):
+            return 0  # left in the log, where it counts as well; the next writer takes it on
+
+    def drain(self) -> None:
+        for future in self._waiting:
+            future.result()
+        self._waiting = []
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True)
+
+
+def _be_nice() -> None:
+    import threading
+
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
