@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from detectors.policy import ALERT, Policy
+from detectors.policy import ALERT, Decision, Policy
 from detectors.spec import DetectorSpec
 from features.base import FeatureBuilder
 from models.base import Model
@@ -15,7 +15,7 @@ from telemetry.types import Alert, Events, Nanos, Panel, Scores, SeriesKey, Snap
 
 __all__ = ["Detector"]
 
-Observer = Callable[[Panel, Scores, np.ndarray], None]
+Observer = Callable[[Panel, Scores, Decision], None]
 FORMAT = 1
 
 
@@ -92,7 +92,7 @@ class Detector:
             surprise = scores.surprise
         decision = policy.decide(panel.end_ns, panel.window_ns, surprise)
         if self.observer is not None:
-            self.observer(panel, scores, decision.grade)
+            self.observer(panel, scores, decision)
         out: list[Alert] = []
         values = panel.channel_values()
         for w, s in np.argwhere((decision.grade > 0).any(axis=2)):

@@ -14,7 +14,7 @@ from typing import Any
 from telemetry.errors import ConfigError
 from telemetry.types import Nanos, Part
 
-__all__ = ["DetectorSpec", "unknown"]
+__all__ = ["DetectorSpec", "duration_ns", "unknown"]
 
 SECOND = 1_000_000_000
 _KEYS = ("name", "kind", "features", "model", "policy", "lateness", "idle_timeout")

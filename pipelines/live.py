@@ -1,0 +1,57 @@
+"""What scores live: champions from the state database, or the catalogue as it ships."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from detectors.build import build
+from detectors.detector import Detector
+from detectors.signature import load_catalogue
+from detectors.spec import DetectorSpec
+from pipelines.savefile import load_snapshots
+from pipelines.state import Champion, StateDB
+from telemetry.types import Snapshot
+
+__all__ = ["catalogue_specs", "live_detectors"]
+
+
+def catalogue_specs() -> dict[str, DetectorSpec]:
+    """The detectors that ship, by name (signatures may share one)."""
+    return {s.spec.name: s.spec for s in load_catalogue()}
+
+
+def live_detectors(state: StateDB, only: Sequence[str] = ()) -> Callable[[str], list[Detector]]:
+    """Return a maker of one host's detectors: each champion from its registered state, the rest cold.
+
+    Parameters
+    ----------
+    only : names of detectors; all by default
+    """
+    champions = {c.detector: c for c in state.champions()}
+    specs = catalogue_specs()
+    for name, champion in champions.items():
+        specs[name] = DetectorSpec.from_dict(champion.spec, name)
+    if only:
+        specs = {name: specs[name] for name in specs if name in only}
+    loaded: dict[str, Snapshot] = {}
+
+    def snapshot(champion: Champion) -> Snapshot | None:
+        if champion.path is None:
+            return None
+        if champion.detector not in loaded:
+            loaded[champion.detector] = load_snapshots(Path(champion.path), champion.digest)["detector"]
+        return loaded[champion.detector]
+
+    def make(host: str) -> list[Detector]:
+        out = []
+        for name in sorted(specs):
+            champion = champions.get(name)
+            detector = build(specs[name], champion.version if champion else "0")
+            registered = snapshot(champion) if champion else None
+            if registered is not None:
+                detector.restore(registered)
+            out.append(detector)
+        return out
+
+    return make

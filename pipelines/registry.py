@@ -1,0 +1,326 @@
+"""Detector versions in MLflow: registered models with spec, state, digests, metrics, pictures and alerts.
+
+MLflow is imported here and nowhere else on purpose: live scoring never waits for it. Aliases are ``champion`` and
+``challenger``. State is plain arrays in an npz; its digest is a tag and is checked before it is loaded.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from detectors.spec import DetectorSpec
+from pipelines.savefile import load_snapshots, save_snapshots
+from telemetry.errors import ConfigError, StoreError
+from telemetry.types import Alert, Snapshot
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+
+__all__ = ["Evaluation", "Registered", "Registry", "code_digest", "parse_name"]
+
+MODEL_FILE = Path(__file__).with_name("served.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A version as the registry knows it."""
+
+    name: str
+    version: str
+    spec: DetectorSpec
+    snapshot: Snapshot | None
+    run_id: str
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What a backtest or a training found, to be logged with a version.
+
+    `metrics` are grouped by data set name; `pictures` maps a file name to PNG or HTML bytes.
+    """
+
+    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+    alerts: Sequence[Alert] = ()
+    incidents: Sequence[Mapping[str, Any]] = ()
+    params: Mapping[str, Any] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    data: Any = None  # a pandas frame or None: logged as the run's input
+    data_digest: str = ""
+
+
+def code_digest() -> str:
+    """Digest of Tailwatch's own source (what made this version)."""
+    root = Path(__file__).resolve().parent.parent
+    h = hashlib.blake2b(digest_size=12)
+    for package in ("telemetry", "features", "models", "detectors", "pipelines"):
+        for file in sorted((root / package).rglob("*.py")):
+            h.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes())
+    return h.hexdigest()
+
+
+def parse_name(text: str) -> tuple[str, str | None, str | None]:
+    """Split ``NAME[@alias|@version]`` into (name, alias, version)."""
+    name, at, what = text.partition("@")
+    if not name or (at and not what):
+        raise ConfigError(f"detector: expected NAME, NAME@alias or NAME@version, got {text!r}")
+    if not at:
+        return name, None, None
+    number = what.removeprefix("v")
+    return (name, None, number) if number.isdigit() else (name, what, None)
+
+
+class Registry:
+    """Versions of detectors.
+
+    Parameters
+    ----------
+    tracking : str
+        An MLflow tracking URI.
+    artifacts : str
+        Folder of artifacts of a local SQLite store (servers have their own).
+    experiment : str
+    """
+
+    def __init__(self, tracking: str, artifacts: str = "", experiment: str = "tailwatch") -> None:
+        self.tracking, self.artifacts = tracking, artifacts
+        with _once(tracking):
+            import mlflow
+            from mlflow.exceptions import MlflowException
+
+            self._mlflow = mlflow
+            self._error = MlflowException
+            mlflow.set_tracking_uri(tracking)
+            mlflow.set_registry_uri(tracking)
+            self.client = mlflow.MlflowClient(tracking, tracking)
+            with self._plain_errors():
+                found = self.client.get_experiment_by_name(experiment)
+                if found is None:
+                    where = Path(artifacts).absolute().as_uri() if artifacts and tracking.startswith("sqlite") else None
+                    self._experiment = self.client.create_experiment(experiment, artifact_location=where)
+                else:
+                    self._experiment = found.experiment_id
+
+    @contextmanager
+    def _plain_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except self._error as error:
+            raise StoreError(f"MLflow at {_safe(self.tracking)}: {str(error).splitlines()[0]}") from None
+
+    def register(
+        self, spec: DetectorSpec, snapshot: Snapshot | None, evaluation: Evaluation, *, parent: str | None = None
+    ) -> Registered:
+        """Log a run with everything about this version and register it; returns the version.
+
+        A snapshot of None registers a detector that starts cold.
+        """
+        mlflow = self._mlflow
+        import numpy as np
+        import pandas as pd
+        from mlflow.models import ModelSignature
+        from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+
+        tags = {
+            "tailwatch.detector": spec.name,
+            "tailwatch.spec_digest": spec.digest,
+            "tailwatch.code_digest": code_digest(),
+            "tailwatch.data_digest": evaluation.data_digest,
+            "tailwatch.libraries": json.dumps(_libraries()),
+            **evaluation.tags,
+        }
+        signature = ModelSignature(
+            inputs=Schema([ColSpec("string", "series"), ColSpec("long", "time_ns"), ColSpec("double", "value")]),
+            outputs=Schema(
+                [
+                    ColSpec("string", "series"),
+                    ColSpec("long", "end_ns"),
+                    ColSpec("double", "surprise"),
+                    ColSpec("double", "anomaly_score"),
+                    ColSpec("long", "alert"),
+                ]
+            ),
+            params=ParamSchema([ParamSpec("state", "string", "registered")]),
+        )
+        example = pd.DataFrame(
+            {"series": ['demo{host="h"}'] * 3, "time_ns": np.arange(3) * 1_000_000_000, "value": [1.0, 2.0, 1.5]}
+        )
+        with self._plain_errors(), tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            spec_file = Path(folder, "spec.json")
+            spec_file.write_text(json.dumps(spec.to_dict(), indent=1, sort_keys=True))
+            artifacts = {"spec": str(spec_file)}
+            if snapshot is not None:
+                state_file = Path(folder, "state.npz")
+                tags["tailwatch.state_digest"] = save_snapshots(state_file, {"detector": snapshot})
+                artifacts["state"] = str(state_file)
+            nested = {"mlflow.parentRunId": parent} if parent else {}
+            with mlflow.start_run(experiment_id=self._experiment, run_name=spec.name, tags={**tags, **nested}) as run:
+                mlflow.log_params({k: str(v)[:500] for k, v in {**_flat(spec), **evaluation.params}.items()})
+                mlflow.log_dict(spec.to_dict(), "spec.json")
+                for file, data in evaluation.pictures.items():
+                    target = Path(folder, file)
+                    target.write_bytes(data)
+                    mlflow.log_artifact(str(target), "pictures")
+                if evaluation.alerts:
+                    mlflow.log_table(_alert_table(evaluation.alerts), "alerts.json")
+                if evaluation.incidents:
+                    mlflow.log_table(pd.DataFrame(list(evaluation.incidents)), "incidents.json")
+                model = mlflow.pyfunc.log_model(
+                    name=spec.name,
+                    python_model=str(MODEL_FILE),
+                    artifacts=artifacts,
+                    signature=signature,
+                    input_example=(example, {"state": "registered"}),
+                    pip_requirements=[f"{k}=={v}" for k, v in _libraries().items()],
+                )
+                for name, values in evaluation.metrics.items():
+                    clean = {k: float(v) for k, v in values.items() if v is not None and v == v}
+                    dataset = None
+                    if evaluation.data is not None:
+                        dataset = mlflow.data.from_pandas(
+                            evaluation.data, name=name, digest=evaluation.data_digest or None
+                        )
+                        mlflow.log_input(dataset, context="evaluation")
+                    mlflow.log_metrics(clean, model_id=model.model_id, dataset=dataset)
+                    mlflow.log_metrics({f"{name}.{k}": v for k, v in clean.items()})
+                version = mlflow.register_model(model.model_uri, spec.name, tags=tags)
+        return Registered(spec.name, str(version.version), spec, snapshot, run.info.run_id, tags)
+
+    def load(self, name: str, *, alias: str | None = None, version: str | None = None) -> Registered:
+        """Fetch a version by number or alias (neither: the newest).
+
+        Raises
+        ------
+        ConfigError
+            No such detector, alias or version.
+        StoreError
+            Its state is not the one that was registered.
+        """
+        found = self._find(name, alias, version)
+        with self._plain_errors(), tempfile.TemporaryDirectory() as folder:
+            local = Path(self._mlflow.artifacts.download_artifacts(artifact_uri=found.source, dst_path=folder))
+            spec = DetectorSpec.from_dict(json.loads((local / "artifacts" / "spec.json").read_text()), name)
+            state = local / "artifacts" / "state.npz"
+            snapshot = None
+            if state.exists():
+                snapshot = load_snapshots(state, found.tags.get("tailwatch.state_digest"))["detector"]
+        return Registered(name, str(found.version), spec, snapshot, found.run_id or "", dict(found.tags))
+
+    def _find(self, name: str, alias: str | None, version: str | None) -> Any:
+        try:
+            if alias is not None:
+                return self.client.get_model_version_by_alias(name, alias)
+            if version is not None:
+                return self.client.get_model_version(name, version)
+            versions = self.client.search_model_versions(f"name='{name}'")
+        except self._error as error:
+            what = f"@{alias}" if alias else f" version {version}" if version else ""
+            raise ConfigError(f"registry: no {name}{what} ({str(error).splitlines()[0]})") from None
+        if not versions:
+            raise ConfigError(f"registry: no detector {name!r}; known: {', '.join(self.names()) or 'none'}")
+        return max(versions, key=lambda v: int(v.version))
+
+    def names(self) -> list[str]:
+        """Detectors that have versions."""
+        with self._plain_errors():
+            return sorted(m.name for m in self.client.search_registered_models())
+
+    def versions(self, name: str) -> list[dict[str, Any]]:
+        """Versions of a detector, oldest first, with aliases and tags."""
+        with self._plain_errors():
+            found = sorted(self.client.search_model_versions(f"name='{name}'"), key=lambda v: int(v.version))
+            aliases: dict[str, list[str]] = {}
+            if found:
+                for alias, version in self.client.get_registered_model(name).aliases.items():
+                    aliases.setdefault(str(version), []).append(alias)
+        return [
+            {
+                "version": str(v.version),
+                "run_id": v.run_id,
+                "aliases": aliases.get(str(v.version), []),
+                "tags": dict(v.tags),
+                "created_ms": v.creation_timestamp,
+            }
+            for v in found
+        ]
+
+    def metrics(self, run_id: str) -> dict[str, float]:
+        """Last metrics of a run."""
+        with self._plain_errors():
+            return dict(self.client.get_run(run_id).data.metrics)
+
+    def alias(self, name: str, alias: str, version: str) -> None:
+        """Point an alias at a version."""
+        with self._plain_errors():
+            self.client.set_registered_model_alias(name, alias, version)
+
+    def export_state(self, registered: Registered, folder: Path) -> tuple[str, str] | None:
+        """Save a version's state where scoring reads it without MLflow; returns (path, digest)."""
+        if registered.snapshot is None:
+            return None
+        path = folder / f"{registered.name}-v{registered.version}.npz"
+        return str(path), save_snapshots(path, {"detector": registered.snapshot})
+
+
+def _alert_table(alerts: Sequence[Alert]) -> Any:
+    import pandas as pd
+
+    return pd.DataFrame(
+        [
+            {
+                "id": a.id, "detector": a.detector, "kind": a.kind, "series": str(a.series), "column": a.column,
+                "end_ns": a.end_ns, "onset_ns": a.onset_ns, "surprise": a.surprise, "score": a.score,
+                "value": a.value, "expected": a.expected, "grade": a.grade,
+            }
+            for a in alerts
+        ]
+    )  # fmt: skip
+
+
+def _flat(spec: DetectorSpec) -> dict[str, Any]:
+    out: dict[str, Any] = {"kind": spec.kind, "model.kind": spec.model.kind, "policy.kind": spec.policy.kind}
+    for i, part in enumerate(spec.features):
+        out |= {f"features.{i}.kind": part.kind, **{f"features.{i}.{k}": v for k, v in part.params.items()}}
+    out |= {f"model.{k}": v for k, v in spec.model.params.items()}
+    out |= {f"policy.{k}": v for k, v in spec.policy.params.items()}
+    return out
+
+
+def _libraries() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {n: version(n) for n in ("numpy", "numba", "scikit-learn", "statsmodels", "river", "pandas", "pyarrow")}
+
+
+@contextmanager
+def _once(tracking: str) -> Iterator[None]:
+    """Hold a lock while a local SQLite store is first opened: its migration does not bear company."""
+    if not tracking.startswith("sqlite:///"):
+        yield
+        return
+    path = Path(tracking.removeprefix("sqlite:///")).absolute()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(path.with_suffix(".lock"), "w")  # noqa: SIM115
+    except OSError as error:
+        raise StoreError(f"{path}: the MLflow store cannot be made there: {error.strerror}") from None
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _safe(uri: str) -> str:
+    head, at, tail = uri.rpartition("@")
+    return f"{head.split('://')[0]}://***@{tail}" if at else uri
