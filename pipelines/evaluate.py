@@ -1,8 +1,8 @@
 """Alerts and incidents against labelled incidents: what was found, how late, and how often for nothing.
 
 The rules: a label is found by the first alert with ``end_ns`` in ``[start, end + grace)`` and overlapping scope; grace
-is the larger of 5 s and three windows. Alerts in the recovery after a label (the larger of 30 s and a relearn time) count
-neither way, nor do further alerts inside a label; all others are false, after joining those less than 60 s apart.
+is the larger of 5 s and three windows. Alerts in the recovery after a label (the larger of 30 s and a relearn time)
+count neither way, nor do further alerts inside a label; all others are false, after joining those less than 60 s apart.
 """
 
 from __future__ import annotations

@@ -1,0 +1,151 @@
+"""Backtest the catalogue on a folder of recorded lab runs, each from a cold start."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from detectors.fused import Fused
+from detectors.signature import Signature
+from pipelines.evaluate import evaluate, share
+from telemetry.errors import InputError, NoDataError
+from telemetry.labfolder import LabFolder, is_lab_folder
+from telemetry.types import Incident, Label
+
+__all__ = ["ACCEPTED", "RunResult", "corpus_runs", "run_corpus", "run_folder", "summary", "write_results"]
+
+ACCEPTED: dict[str, tuple[str, ...]] = {"loss": ("network_gap", "tcp_loss")}
+"""Lab faults that more than one kind describes."""
+
+FOREVER = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What one run gave.
+
+    `kind` is the kind found (``none`` when nothing was), `top_kinds` the causes in order, `place` where, `delay_s`
+    from the start of the fault to the incident (None: missed), `false` the incidents outside of fault and recovery.
+    """
+
+    run: str
+    kind: str
+    top_kinds: tuple[str, ...]
+    place: str
+    delay_s: float | None
+    false: int
+    label: str
+    fault: str
+    incidents: int
+    clean_s: float
+    confidence: float
+    title: str
+
+    @property
+    def expected(self) -> tuple[str, ...]:
+        """Kinds that count as right."""
+        return ACCEPTED.get(self.fault, (self.label,))
+
+    @property
+    def first(self) -> bool:
+        return bool(self.top_kinds) and self.top_kinds[0] in self.expected
+
+    @property
+    def third(self) -> bool:
+        return any(k in self.expected for k in self.top_kinds[:3])
+
+
+def corpus_runs(folder: str | Path) -> list[Path]:
+    """The runs of a corpus, by name (the folder itself, if it is one).
+
+    Raises
+    ------
+    InputError, NoDataError
+    """
+    here = Path(folder)
+    if not here.is_dir():
+        raise InputError(f"{here}: expected a folder of recorded runs")
+    if is_lab_folder(here):
+        return [here]
+    found = sorted(p for p in here.iterdir() if is_lab_folder(p))
+    if not found:
+        raise NoDataError(f"{here}: no recorded runs (folders with proc_10hz.csv.gz and label.json)")
+    return found
+
+
+def incidents_of(folder: LabFolder, signatures: Sequence[Signature] | None = None) -> list[Incident]:
+    """The incidents that the catalogue finds in a run, as they last stood."""
+    fused = Fused(signatures)
+    last: dict[str, Incident] = {}
+    for events in folder.source().read(0, FOREVER):
+        for change in fused.push(events)[1]:
+            last[change.incident.id] = change.incident
+    return sorted(last.values(), key=lambda x: (x.opened_ns, x.id))
+
+
+def run_folder(path: str | Path, signatures: Sequence[Signature] | None = None) -> RunResult:
+    """Replay one run from a cold start and match what was found with its label."""
+    folder = LabFolder(path)
+    label: Label = folder.label
+    found = incidents_of(folder, signatures)
+    span = json.loads((folder.path / "label.json").read_text())
+    start = round(float(span.get("t0", label.start_ns / 1e9)) * 1e9)
+    stop = start + round(float(span.get("dur", 60.0)) * 1e9)
+    e = evaluate(found, [label], start, max(stop, label.end_ns))
+    match = e.matches[0] if e.matches else None
+    hit = match.finding if match else None
+    best = next((x for x in found if hit is not None and x.id == hit.id), None)
+    delay = match.delay_ns if match else None
+    return RunResult(
+        run=folder.run,
+        kind=best.kind if best else "none",
+        top_kinds=tuple(c.kind for c in best.causes[:5]) if best else (),
+        place=best.place if best else "",
+        delay_s=None if delay is None else round(delay / 1e9, 3),
+        false=len(e.false),
+        label=label.kind,
+        fault=label.note,
+        incidents=(match.more + (hit is not None)) if match else 0,
+        clean_s=e.clean_ns / 1e9,
+        confidence=best.causes[0].confidence if best and best.causes else 0.0,
+        title=best.title if best else "",
+    )
+
+
+def run_corpus(
+    folder: str | Path, signatures: Sequence[Signature] | None = None, tell: Callable[[RunResult], None] | None = None
+) -> list[RunResult]:
+    """All runs of a corpus, by name."""
+
+    def each() -> Iterator[RunResult]:
+        for path in corpus_runs(folder):
+            result = run_folder(path, signatures)
+            if tell is not None:
+                tell(result)
+            yield result
+
+    return list(each())
+
+
+def summary(results: Sequence[RunResult]) -> dict[str, str]:
+    """The shares that matter, each with its Wilson interval."""
+    faults = [r for r in results if r.label != "none"]
+    found = [r for r in faults if r.delay_s is not None]
+    delays = sorted(r.delay_s for r in found if r.delay_s is not None)
+    clean_h = sum(r.clean_s for r in results) / 3600
+    false = sum(r.false for r in results)
+    return {
+        "found": share(len(found), len(faults)),
+        "one incident per fault": share(sum(r.incidents == 1 for r in found), len(found)),
+        "right cause first": share(sum(r.first for r in found), len(found)),
+        "right cause among three": share(sum(r.third for r in found), len(found)),
+        "median delay": f"{delays[len(delays) // 2]:.1f} s" if delays else "-",
+        "false incidents": f"{false} in {clean_h:.2f} clean hours",
+    }
+
+
+def write_results(path: str | Path, results: Sequence[RunResult]) -> None:
+    """Write one JSON list, an object per run: ``run, kind, top_kinds, place, delay_s, false`` and more."""
+    Path(path).write_text(json.dumps([asdict(r) for r in results], indent=1) + "\n")
