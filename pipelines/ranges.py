@@ -1,44 +1,23 @@
-"""Times as people type them."""
+"""Time ranges as people type them."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
-from telemetry.errors import ConfigError
+from telemetry.labels import parse_time
 from telemetry.types import Nanos
 
-__all__ = ["parse_time", "show_time"]
+__all__ = ["BEGINNING", "END", "time_range"]
+
+BEGINNING, END = 0, 2**62
 
 
-def parse_time(text: str | None, default: Nanos) -> Nanos:
-    """Read ISO 8601 (UTC unless it says otherwise) or whole nanoseconds since the epoch.
+def time_range(start: str | None, stop: str | None) -> tuple[Nanos, Nanos]:
+    """Read ``--from`` and ``--to`` (a date alone is midnight UTC); open ends where they are not given."""
+    return _one(start, "--from", BEGINNING), _one(stop, "--to", END)
 
-    Fractions of a second are kept to the nanosecond.
 
-    Raises
-    ------
-    ConfigError
-        Neither.
-    """
-    if text is None or text == "":
+def _one(text: str | None, where: str, default: Nanos) -> Nanos:
+    if not text:
         return default
-    if text.lstrip("-").isdigit() and len(text.lstrip("-")) > 8:
-        return int(text)
-    head, dot, tail = text.partition(".")
-    digits = ""
-    if dot:
-        digits = tail[: len(tail) - len(tail.lstrip("0123456789"))]
-        tail = tail[len(digits) :]
-    try:
-        when = datetime.fromisoformat(head + tail)
-    except ValueError:
-        raise ConfigError(f"time: expected ISO 8601 (2026-11-17T09:30:05) or nanoseconds, got {text!r}") from None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)
-    return int(when.timestamp()) * 1_000_000_000 + int(digits[:9].ljust(9, "0") or 0)
-
-
-def show_time(ns: Nanos) -> str:
-    """``2026-11-17 09:30:05.123`` UTC."""
-    seconds, rest = divmod(ns, 1_000_000_000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}.{rest // 1_000_000:03d}"
+    if len(text) == 10 and text[4] == "-":
+        text += "T00:00:00Z"
+    return parse_time(text, where)

@@ -26,7 +26,7 @@ from telemetry.types import Alert, Snapshot
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
-__all__ = ["Evaluation", "Registered", "Registry", "code_digest", "parse_name"]
+__all__ = ["Dossier", "Registered", "Registry", "code_digest", "parse_name"]
 
 MODEL_FILE = Path(__file__).with_name("served.py")
 
@@ -44,7 +44,7 @@ class Registered:
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class Dossier:
     """What a backtest or a training found, to be logged with a version.
 
     `metrics` are grouped by data set name; `pictures` maps a file name to PNG or HTML bytes.
@@ -120,7 +120,7 @@ class Registry:
             raise StoreError(f"MLflow at {_safe(self.tracking)}: {str(error).splitlines()[0]}") from None
 
     def register(
-        self, spec: DetectorSpec, snapshot: Snapshot | None, evaluation: Evaluation, *, parent: str | None = None
+        self, spec: DetectorSpec, snapshot: Snapshot | None, evaluation: Dossier, *, parent: str | None = None
     ) -> Registered:
         """Log a run with everything about this version and register it; returns the version.
 

@@ -36,8 +36,8 @@ def command(
     import json
 
     from pipelines.config import load
-    from pipelines.ranges import parse_time
-    from pipelines.registry import Evaluation, Registry
+    from pipelines.ranges import time_range
+    from pipelines.registry import Dossier, Registry
     from pipelines.resolve import resolve
     from pipelines.train import train
     from pipelines.ui import counter
@@ -45,7 +45,7 @@ def command(
     from telemetry.store import Store
 
     config = load(path)
-    lo, hi = parse_time(from_time, 0), parse_time(to_time, 2**62)
+    lo, hi = time_range(from_time, to_time)
     masked = read_labels(incidents) if incidents else ()
     registry = Registry(config.tracking, config.artifacts)
     done = []
@@ -56,7 +56,7 @@ def command(
                     trained = train(candidate.spec, store, lo, hi, masked=masked, progress=progress)
                 days = max((trained.to_ns - trained.from_ns) / 86_400e9, 1e-9)
                 alerts = [a for a in trained.alerts if a.grade == "alert"]
-                evaluation = Evaluation(
+                evaluation = Dossier(
                     metrics={"training": {"alerts_per_day": len(alerts) / days, "windows": trained.windows}},
                     params={
                         "train.from_ns": trained.from_ns,
@@ -70,8 +70,17 @@ def command(
                 made = registry.register(candidate.spec, trained.detector.snapshot(), evaluation)
                 if alias:
                     registry.alias(made.name, alias, made.version)
-                done.append({"detector": made.name, "version": made.version, "run_id": made.run_id, "alias": alias,
-                             "series": trained.series, "events": trained.events, "alerts_per_day": len(alerts) / days})  # fmt: skip
+                done.append(
+                    {
+                        "detector": made.name,
+                        "version": made.version,
+                        "run_id": made.run_id,
+                        "alias": alias,
+                        "series": trained.series,
+                        "events": trained.events,
+                        "alerts_per_day": len(alerts) / days,
+                    }
+                )
     if as_json:
         click.echo(json.dumps(done))
         return

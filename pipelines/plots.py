@@ -1,0 +1,100 @@
+"""Pictures as PNG bytes (matplotlib, no display)."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from telemetry.types import Alert, Float64, Int64, Label
+
+__all__ = ["costs_png", "series_png", "timeline_png"]
+
+
+def _figure(width: float = 9.0, height: float = 3.0) -> tuple[Any, Any]:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(figsize=(width, height), layout="constrained")
+
+
+def _png(figure: Any) -> bytes:
+    import matplotlib.pyplot as plt
+
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=110, metadata={"Software": None})
+    plt.close(figure)
+    return out.getvalue()
+
+
+def _spans(axis: Any, labels: Sequence[Label], origin: int) -> None:
+    for i, label in enumerate(labels):
+        start, stop = (label.start_ns - origin) / 1e9, (label.end_ns - origin) / 1e9
+        axis.axvspan(start, stop, color="#f4b183", alpha=0.35, lw=0, label="labelled incident" if i == 0 else None)
+
+
+def timeline_png(
+    end_ns: Int64, surprise: Float64, alerts: Sequence[Alert], labels: Sequence[Label], title: str
+) -> bytes:
+    """Largest surprise of each window, alerts and labels, over seconds since the first window."""
+    figure, axis = _figure()
+    origin = int(end_ns[0])
+    seconds = (end_ns - origin) / 1e9
+    keep = np.isfinite(surprise)
+    axis.plot(seconds[keep], surprise[keep], lw=0.7, color="#2f5597", label="surprise (max)")
+    _spans(axis, labels, origin)
+    hits = [(a.end_ns - origin) / 1e9 for a in alerts if a.grade == "alert"]
+    top = float(surprise[keep].max(initial=1.0))
+    axis.plot(hits, [top * 1.05] * len(hits), "v", color="#c00000", ms=5, label="alert")
+    axis.set(title=title, xlabel="seconds", ylabel="-log10 p")
+    axis.legend(loc="upper left", fontsize=8)
+    return _png(figure)
+
+
+def series_png(
+    time_ns: Int64,
+    value: Float64,
+    title: str,
+    *,
+    unit: str = "",
+    expected: Float64 | None = None,
+    lo: Float64 | None = None,
+    hi: Float64 | None = None,
+    onset_ns: int | None = None,
+    labels: Sequence[Label] = (),
+    log: bool = False,
+) -> bytes:
+    """One series with its expected band."""
+    figure, axis = _figure(height=2.6)
+    origin = int(time_ns[0])
+    seconds = (time_ns - origin) / 1e9
+    if lo is not None and hi is not None:
+        axis.fill_between(seconds, lo, hi, color="#9dc3e6", alpha=0.5, lw=0, label="expected band")
+    if expected is not None:
+        axis.plot(seconds, expected, color="#2f5597", lw=0.8, label="expected")
+    axis.plot(seconds, value, color="#404040", lw=0.9, label="value")
+    _spans(axis, labels, origin)
+    if onset_ns is not None:
+        axis.axvline((onset_ns - origin) / 1e9, color="#c00000", lw=1, ls="--", label="onset")
+    axis.set(title=title, xlabel="seconds", ylabel=unit)
+    if log:
+        axis.set_yscale("log")
+    axis.legend(loc="upper left", fontsize=8)
+    return _png(figure)
+
+
+def costs_png(costs: Mapping[str, Mapping[float, tuple[float, float]]], title: str) -> bytes:
+    """Recall against false alarms per day over budgets, a line per detector."""
+    figure, axis = _figure(6.0, 3.6)
+    for name, curve in costs.items():
+        points = [(false, recall) for _, (recall, false) in sorted(curve.items()) if recall == recall]
+        if points:
+            axis.plot(*zip(*points, strict=True), marker="o", ms=4, label=name)
+    axis.set(title=title, xlabel="false alarms per day", ylabel="recall", ylim=(-0.03, 1.03))
+    axis.set_xscale("symlog", linthresh=1)
+    axis.legend(fontsize=8)
+    return _png(figure)
