@@ -1,0 +1,368 @@
+"""The feature builder: one watermark, several parts, one panel per window length."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from features.calendar import Clock
+from features.rates import BOOT_METRIC, RateBase
+from features.stage import Base, Stage
+from telemetry.errors import StoreError
+from telemetry.types import Bool, Events, Float64, Int64, Nanos, Panel, SeriesKey, Snapshot, State
+from telemetry.watermark import NEVER, Crossings, Watermark
+
+__all__ = ["FeatureSet", "Pipeline"]
+
+_SLICE = 1 << 17  # events worked on at once, so that what one step writes the next one still finds in the cache
+FORMAT = 1
+
+
+class Pipeline:
+    """One part: a base and the stages after it."""
+
+    def __init__(self, name: str, base: Base, stages: Sequence[Stage] = (), max_series: int = 100_000) -> None:
+        self.name, self.base, self.stages, self.max_series = name, base, tuple(stages), max_series
+        self.inputs: list[SeriesKey] = []
+        self.host_of: list[int] = []
+        self.refused: dict[str, int] = {}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.stages[-1].columns if self.stages else self.base.columns
+
+    def bind(self, key: SeriesKey, host: int) -> list[SeriesKey]:
+        """Take up a series if it is selected; return the series that this adds to the panel."""
+        if not self.base.selects(key):
+            return []
+        if len(self.inputs) >= self.max_series:
+            self.refused[key.metric] = self.refused.get(key.metric, 0) + 1
+            return []
+        self.inputs.append(key)
+        self.host_of.append(host)
+        self.base.bind(key)
+        made = [key]
+        for stage in self.stages:
+            made = [out for k in made for out in stage.bind(k)]
+        return made
+
+    def close(self, first: int, last: int, alive: Bool) -> Float64:
+        values = self.base.close(first, last, alive[:, self.host_of])
+        ends = (np.arange(first, last + 1) + 1) * self.base.step_ns
+        for stage in self.stages:
+            values = stage.advance(ends, values)
+        return values
+
+    def snapshot(self) -> State:
+        parts = [("base", self.base.snapshot()), *((f"stage{i}", s.snapshot()) for i, s in enumerate(self.stages))]
+        metrics = list(self.refused)
+        return {
+            **Snapshot.nest(parts),
+            "refused_metrics": np.array(metrics, dtype=np.str_),
+            "refused": np.array([self.refused[m] for m in metrics], np.int64),
+        }
+
+    def restore(self, state: State) -> None:
+        self.base.restore(Snapshot.unnest(state, "base"))
+        for i, stage in enumerate(self.stages):
+            stage.restore(Snapshot.unnest(state, f"stage{i}"))
+        names = [str(m) for m in state["refused_metrics"]]
+        self.refused = dict(zip(names, (int(n) for n in state["refused"]), strict=True))
+
+
+@dataclass(slots=True)
+class _Group:
+    """The pipelines of one window length and the windows that wait to be fetched."""
+
+    window_ns: Nanos
+    step_ns: Nanos
+    max_gap_ns: Nanos
+    pipelines: list[Pipeline]
+    columns: tuple[str, ...]
+    next: int | None = None  # number of the next window; its end is (number + 1) * step_ns
+    keys: dict[SeriesKey, int] = field(default_factory=dict)
+    places: list[list[int]] = field(default_factory=list)  # of each pipeline's series in `keys`
+    ready: list[tuple[Int64, Float64]] = field(default_factory=list)
+
+    def bind(self, key: SeriesKey, host: int) -> None:
+        for p, places in zip(self.pipelines, self.places, strict=True):
+            places.extend(self.keys.setdefault(k, len(self.keys)) for k in p.bind(key, host))
+
+    def advance(self, crossed: Crossings) -> None:
+        """Close the windows that the watermark passed."""
+        numbers: list[Int64] = []
+        rows: list[Int64] = []
+        for r, (mark, newest, first_ns) in enumerate(
+            zip(crossed.watermark_ns.tolist(), crossed.newest_ns.tolist(), crossed.first_ns.tolist(), strict=True)
+        ):
+            last = mark // self.step_ns - 1
+            if self.next is None:
+                if first_ns // self.step_ns > last:
+                    continue
+                self.next = first_ns // self.step_ns
+            if last < self.next:
+                continue
+            stop = last
+            if mark - max(newest, self.next * self.step_ns) > self.max_gap_ns:
+                # Everybody was silent: only the windows that reach back to the last events.
+                stop = min(last, newest // self.step_ns + self.window_ns // self.step_ns - 1)
+            if stop >= self.next:
+                numbers.append(np.arange(self.next, stop + 1))
+                rows.append(np.full(stop + 1 - self.next, r))
+            self.next = last + 1
+        if not numbers:
+            return
+        number, row = np.concatenate(numbers), np.concatenate(rows)
+        starts = (number + 1) * self.step_ns - self.window_ns
+        alive = crossed.host_ns[row] >= starts[:, None]
+        cuts = np.flatnonzero(np.diff(number) != 1) + 1
+        for at, some in zip(np.split(number, cuts), np.split(alive, cuts), strict=True):
+            self._close(int(at[0]), int(at[-1]), some)
+
+    def _close(self, first: int, last: int, alive: Bool) -> None:
+        ends = (np.arange(first, last + 1) + 1) * self.step_ns
+        whole = np.full((len(ends), len(self.keys), len(self.columns)), np.nan)
+        for p, places in zip(reversed(self.pipelines), reversed(self.places), strict=True):
+            values = p.close(first, last, alive)
+            if len(self.pipelines) == 1:
+                whole = values
+                break
+            for i, name in enumerate(p.columns):
+                c = self.columns.index(name)
+                whole[:, places, c] = np.where(np.isnan(values[:, :, i]), whole[:, places, c], values[:, :, i])
+        self.ready.append((ends, whole))
+
+    def fetch(self, watermark_ns: Nanos, clocks: Sequence[Clock]) -> Panel:
+        """Hand out what ended by `watermark_ns`."""
+        out_e, out_v, left = [], [], []
+        for ends, values in self.ready:
+            n = int(np.searchsorted(ends, watermark_ns, side="right"))
+            if n:
+                out_e.append(ends[:n])
+                out_v.append(_wider(values[:n], len(self.keys)))
+            if n < len(ends):
+                left.append((ends[n:], values[n:]))
+        self.ready = left
+        keys = tuple(self.keys)
+        end = np.concatenate(out_e) if out_e else np.empty(0, np.int64)
+        if len(out_v) == 1:
+            values = out_v[0]
+        else:
+            values = np.concatenate(out_v) if out_v else np.empty((0, len(keys), len(self.columns)))
+        columns = self.columns
+        for clock in clocks:
+            extra = clock.columns(end - self.window_ns, keys)
+            values = np.concatenate([values, extra], axis=2)
+            columns = (*columns, *clock.names)
+        return Panel(keys, columns, self.window_ns, end, values)
+
+
+def _wider(values: Float64, width: int) -> Float64:
+    w, s, c = values.shape
+    if s == width:
+        return values
+    out = np.full((w, width, c), np.nan)
+    out[:, :s] = values
+    return out
+
+
+class _Table:
+    """What is known of one batch's tuple of keys: our number of each, and each pipeline's."""
+
+    __slots__ = ("boots", "global_of", "keys", "local_of", "open", "version")
+
+    def __init__(self, keys: tuple[SeriesKey, ...], global_of: Int64) -> None:
+        self.keys, self.global_of = keys, global_of
+        self.boots = [i for i, k in enumerate(keys) if k.metric == BOOT_METRIC]
+        self.version = -1
+        self.open = True
+        self.local_of: list[Int64] = []
+
+
+class FeatureSet:
+    """Several parts over one stream of events (a ``FeatureBuilder``).
+
+    Made by ``features.spec.build_features``. Panels come one per window length, shortest first; the panels of parts
+    of one length are merged: keys in the order in which their first events came, columns in the parts' order.
+    Where two parts give one key the same column, the first one holds.
+    """
+
+    def __init__(
+        self, pipelines: Sequence[Pipeline], watermark: dict[str, Any], max_gap_ns: Nanos | None, clocks: Sequence[Clock] = ()
+    ) -> None:  # fmt: skip
+        self._pipelines = list(pipelines)
+        self._clocks = tuple(clocks)
+        self._groups: list[_Group] = []
+        for window in sorted({p.base.window_ns for p in pipelines}):
+            members = [p for p in pipelines if p.base.window_ns == window]
+            columns = tuple(dict.fromkeys(c for p in members for c in p.columns))
+            gap = 1000 * members[0].base.step_ns if max_gap_ns is None else max_gap_ns
+            group = _Group(window, members[0].base.step_ns, gap, members, columns)
+            group.places = [[] for _ in members]
+            self._groups.append(group)
+        grain = math.gcd(*(g.step_ns for g in self._groups))
+        self._watermark = Watermark(grain_ns=grain, **watermark)
+        self._series: dict[SeriesKey, int] = {}  # every key of every batch, in the order met
+        self._known = np.zeros(0, np.bool_)  # whether an event of it was admitted
+        self._order: list[SeriesKey] = []  # keys in the order of their first admitted event
+        self._local: list[Int64] = [np.zeros(0, np.int64) for _ in pipelines]
+        self._tables: list[_Table] = []
+
+    @property
+    def watermark_ns(self) -> Nanos:
+        """Event time up to which nothing more is awaited."""
+        return self._watermark.watermark_ns
+
+    @property
+    def late(self) -> int:
+        """Events dropped because they came below the watermark."""
+        return self._watermark.late
+
+    @property
+    def ahead(self) -> int:
+        """Events rejected because their time was too far past the moment they were seen."""
+        return self._watermark.ahead
+
+    @property
+    def refused(self) -> dict[str, int]:
+        """Series refused by `max_series`, by metric, the one that explodes first."""
+        found: dict[str, int] = {}
+        for p in self._pipelines:
+            for metric, n in p.refused.items():
+                found[metric] = found.get(metric, 0) + n
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+    def report(self) -> str:
+        """What was lost, in one line; empty if nothing was."""
+        said = []
+        if self.late:
+            said.append(f"{self.late} late events dropped")
+        if self.ahead:
+            said.append(f"{self.ahead} events rejected: their time lies too far past the moment they were seen")
+        said += [f"{n} series of {metric} refused (max_series)" for metric, n in self.refused.items()]
+        return "; ".join(said)
+
+    def push(self, events: Events) -> None:
+        """Take in events in seen order; late ones and those too far ahead are counted and dropped."""
+        for at in range(0, len(events), _SLICE):
+            self._push(events if len(events) <= _SLICE else events[at : at + _SLICE])
+
+    def close(self, watermark_ns: Nanos) -> tuple[Panel, ...]:
+        """Windows that end by `watermark_ns`, one panel per window length, shortest first.
+
+        Past the builder's own watermark this ends the stream there: what comes below later is late.
+        """
+        if watermark_ns > self._watermark.watermark_ns and self._watermark.newest_ns > NEVER:
+            self._advance(self._watermark.raise_to(watermark_ns))
+        return tuple(g.fetch(watermark_ns, self._clocks) for g in self._groups)
+
+    def _push(self, events: Events) -> None:
+        admitted = self._watermark.admit(events)
+        table = self._table(events.keys)
+        keep = admitted.keep
+        if table.open:
+            self._meet(events, keep, table)
+        if table.boots:
+            self._boot(events, keep, table)
+        for p, local in zip(self._pipelines, table.local_of, strict=True):
+            p.base.append(events.series, events.time_ns, events.value, keep, local)
+        if len(admitted.crossings.watermark_ns):
+            self._advance(admitted.crossings)
+
+    def _advance(self, crossed: Crossings) -> None:
+        for group in self._groups:
+            group.advance(crossed)
+
+    def _table(self, keys: tuple[SeriesKey, ...]) -> _Table:
+        for table in self._tables:
+            if table.keys is keys:
+                break
+        else:
+            numbers = [self._series.setdefault(k, len(self._series)) for k in keys]
+            table = _Table(keys, np.array(numbers, np.int64))
+            more = len(self._series) - len(self._known)
+            if more > 0:
+                more = max(more, len(self._known))
+                self._known = np.append(self._known, np.zeros(more, np.bool_))
+                self._local = [np.append(x, np.full(more, -1)) for x in self._local]
+            self._tables = [table, *self._tables[:7]]
+        if table.version != len(self._order):
+            self._refresh(table)
+        return table
+
+    def _refresh(self, table: _Table) -> None:
+        table.version = len(self._order)
+        table.local_of = [x[table.global_of] for x in self._local]
+        table.open = not bool(self._known[table.global_of].all())
+
+    def _meet(self, events: Events, keep: Bool | None, table: _Table) -> None:
+        """Take up the series whose first event is in this batch, in the order of those events."""
+        series = events.series if keep is None else events.series[keep]
+        fresh = ~self._known[table.global_of]
+        at = np.flatnonzero(fresh[series])
+        if not len(at):
+            return
+        found, where = np.unique(series[at], return_index=True)
+        for i in found[np.argsort(where)].tolist():
+            self._take_up(table.keys[i], int(table.global_of[i]))
+        self._refresh(table)
+
+    def _take_up(self, key: SeriesKey, number: int) -> None:
+        if self._known[number]:
+            return
+        self._known[number] = True
+        self._order.append(key)
+        before = [len(p.inputs) for p in self._pipelines]
+        host = self._watermark.host(key.host)
+        for group in self._groups:
+            group.bind(key, host)
+        for i, p in enumerate(self._pipelines):
+            if len(p.inputs) > before[i]:
+                self._local[i][number] = before[i]
+
+    def _boot(self, events: Events, keep: Bool | None, table: _Table) -> None:
+        for i in table.boots:
+            mask = (events.series == i) & (events.value != 0)
+            if keep is not None:
+                mask &= keep
+            if mask.any():
+                for p in self._pipelines:
+                    if isinstance(p.base, RateBase):
+                        p.base.boot(table.keys[i].host, events.time_ns[mask])
+
+    def snapshot(self) -> State:
+        parts = [("watermark", self._watermark.snapshot())]
+        parts += [(f"part{i}", p.snapshot()) for i, p in enumerate(self._pipelines)]
+        for i, g in enumerate(self._groups):
+            state: dict[str, Any] = {"next": np.array([] if g.next is None else [g.next], np.int64)}
+            for j, (ends, values) in enumerate(g.ready):
+                state[f"end{j}"], state[f"values{j}"] = ends.copy(), values.copy()
+            parts.append((f"group{i}", state))
+        return {
+            **Snapshot.nest(parts),
+            "format": np.array(FORMAT),
+            "keys": np.array([str(k) for k in self._order], dtype=np.str_),
+        }
+
+    def restore(self, state: State) -> None:
+        """Continue where `snapshot` was taken; the builder must be fresh and of the same spec."""
+        if "format" not in state or int(state["format"]) != FORMAT:
+            raise StoreError(f"features state: expected format {FORMAT}, got {state.get('format')}")
+        if self._order:
+            raise StoreError("features state: expected a fresh builder to restore into, got one that has seen events")
+        self._watermark.restore(Snapshot.unnest(state, "watermark"))
+        keys = tuple(SeriesKey.parse(str(k)) for k in state["keys"])
+        self._table(keys)
+        for number, key in enumerate(keys):
+            self._take_up(key, number)
+        for i, p in enumerate(self._pipelines):
+            p.restore(Snapshot.unnest(state, f"part{i}"))
+        for i, g in enumerate(self._groups):
+            kept = Snapshot.unnest(state, f"group{i}")
+            g.next = int(kept["next"][0]) if len(kept["next"]) else None
+            n = (len(kept) - 1) // 2
+            g.ready = [(kept[f"end{j}"].astype(np.int64), kept[f"values{j}"].astype(np.float64)) for j in range(n)]

@@ -1,0 +1,249 @@
+"""Kind ``rate``: counters to rates and increments, aware of resets, reboots, 32-bit wraps and gaps.
+
+The difference of two consecutive samples belongs to the window of the later one: causal, and increments add up to
+what the counter counted. The rate of a window is the sum of its differences over the time that they span.
+"""
+
+# mypy: allow-untyped-defs, allow-untyped-calls
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from features.collect import Log
+from features.params import Params, unknown
+from telemetry.errors import ConfigError
+from telemetry.types import Bool, Float64, Int64, Nanos, SeriesKey, State
+
+__all__ = ["BOOT_METRIC", "COLUMNS", "RateBase"]
+
+COLUMNS = ("rate", "increment", "exposure_s", "resets", "samples")
+BOOT_METRIC = "boot_id_changed"
+WRAP32 = ("irq_total",)
+"""Counters that the kernel keeps in 32 bits."""
+
+_INNER = 5  # increment, exposure ns, resets, samples, pairs
+
+
+@njit(cache=True, nogil=True)
+def _rates(
+    offset,
+    values,
+    reals,
+    times,
+    names,
+    width,
+    windows,
+    held_t,
+    held,
+    held_float,
+    boots,
+    boot_from,
+    boot_to,
+    wrap,
+    gap,
+    out,
+):
+    """out[w, s] = increment, exposure in ns, resets, samples, pairs of each cell; samples in time order.
+
+    `values` and `reals` are one buffer seen as int64 and float64, `held` (S, 1) likewise through `held_float`'s flag.
+    """
+    held_real = held.view(np.float64)
+    for s in range(width):
+        t0 = held_t[s]
+        b = boot_from[s]
+        for w in range(windows):
+            lo = offset[w * width + s]
+            hi = offset[w * width + s + 1]
+            for i in range(lo + 1, hi):  # by time, stable; mostly in order already
+                t = times[i]
+                if t < times[i - 1]:
+                    x = values[i]
+                    m = names[i]
+                    j = i - 1
+                    while j >= lo and times[j] > t:
+                        times[j + 1] = times[j]
+                        values[j + 1] = values[j]
+                        names[j + 1] = names[j]
+                        j -= 1
+                    times[j + 1] = t
+                    values[j + 1] = x
+                    names[j + 1] = m
+            up = 0.0
+            span = 0
+            resets = 0
+            pairs = 0
+            for i in range(lo, hi):
+                t = times[i]
+                is_float = names[i] >= 1073741824
+                if t0 > -4611686018427387904:
+                    if is_float or held_float[s]:
+                        now = reals[i] if is_float else float(values[i])
+                        before = held_real[s] if held_float[s] else float(held[s])
+                        d = now - before
+                    else:
+                        whole = values[i] - held[s]
+                        if whole < 0 and wrap[s] and 2147483648 <= held[s] < 4294967296 and whole < -2147483648:
+                            whole += 4294967296
+                        d = float(whole)
+                    while b < boot_to[s] and boots[b] <= t0:
+                        b += 1
+                    if d < 0.0 or (b < boot_to[s] and boots[b] <= t):
+                        resets += 1
+                    elif t - t0 <= gap:
+                        up += d
+                        span += t - t0
+                        pairs += 1
+                t0 = t
+                held[s] = values[i]
+                held_float[s] = is_float
+            out[w, s, 0] = up
+            out[w, s, 1] = span
+            out[w, s, 2] = resets
+            out[w, s, 3] = hi - lo
+            out[w, s, 4] = pairs
+        held_t[s] = t0
+
+
+class RateBase:
+    """Windows over the selected counters.
+
+    Parameters (of the part)
+    ------------------------
+    select : selector
+    window, step : durations; `step` divides `window` (sliding), default: tumbling
+    columns : names of `COLUMNS`
+    gap : duration; two samples further apart tell nothing. Default: five windows, at least a minute
+    wrap32 : names of metrics kept in 32 bits by the kernel
+
+    ``rate`` is per second. Without two samples, or with a reset or a reboot (an event ``boot_id_changed`` of the host)
+    between them, rate and increment are missing, never a spike.
+    """
+
+    def __init__(self, params: Params) -> None:
+        self._select = params.select("select")
+        self.window_ns = params.duration("window")
+        self.step_ns = params.duration("step", self.window_ns)
+        if self.window_ns % self.step_ns:
+            raise ConfigError(f"{params.where}: step: expected a divisor of the window, got {self.step_ns} ns")
+        self.columns = params.names("columns", ("rate",))
+        for name in self.columns:
+            if name not in COLUMNS:
+                raise unknown("column", name, COLUMNS, params.where)
+        self._gap = params.duration("gap", max(5 * self.window_ns, 60_000_000_000))
+        self._wrap32 = frozenset(params.names("wrap32", WRAP32))
+        self._reach = self.window_ns // self.step_ns
+        self._log = Log(self.step_ns, 1, np.int64)
+        self._hosts: list[str] = []
+        self._wraps: list[bool] = []
+        self._boots: dict[str, list[Nanos]] = {}
+        self._held_t, self._held = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        self._held_float = np.zeros(0, np.bool_)
+        self._back = np.zeros((0, 0, _INNER))  # steps before the next one, for sliding windows
+        self._back_at = 0  # number of the step after `_back`
+
+    def selects(self, key: SeriesKey) -> bool:
+        return key.metric != BOOT_METRIC and self._select.matches(key)
+
+    def bind(self, key: SeriesKey) -> None:
+        self._hosts.append(key.host)
+        self._wraps.append(key.metric in self._wrap32)
+        if len(self._hosts) > len(self._held):
+            more = max(16, len(self._hosts))
+            self._held_t = np.append(self._held_t, np.full(more, -(1 << 62)))
+            self._held = np.append(self._held, np.zeros(more, np.int64))
+            self._held_float = np.append(self._held_float, np.zeros(more, np.bool_))
+
+    def boot(self, host: str, time: Int64) -> None:
+        """The host rebooted at these times."""
+        self._boots[host] = sorted({*self._boots.get(host, ()), *(int(t) for t in time)})
+
+    def append(self, series: Int64, time: Int64, value: NDArray[Any], keep: Bool | None, local: Int64) -> None:
+        self._log.append(series, time, value, keep, local)
+
+    def close(self, first: int, last: int, alive: Bool) -> Float64:
+        width = len(self._hosts)
+        inner = np.empty((last - first + 1, width, _INNER))
+        boots, start, stop = self._boot_table()
+        wrap = np.array(self._wraps, np.bool_)
+        for cells in self._log.take(first, last, width, True):
+            at = cells.first - first
+            _rates(
+                cells.offset, cells.values, cells.values.view(np.float64), cells.times, cells.names, width, cells.windows,
+                self._held_t, self._held, self._held_float, boots, start, stop, wrap, self._gap,
+                inner[at : at + cells.windows],
+            )  # fmt: skip
+        if self._reach > 1:
+            inner = self._slide(first, inner)
+        return self._finish(inner)
+
+    def _boot_table(self) -> tuple[Int64, Int64, Int64]:
+        flat: list[Nanos] = []
+        place: dict[str, tuple[int, int]] = {}
+        for host, times in self._boots.items():
+            place[host] = (len(flat), len(flat) + len(times))
+            flat += times
+        pairs = [place.get(h, (0, 0)) for h in self._hosts]
+        return (
+            np.array(flat, np.int64),
+            np.array([a for a, _ in pairs], np.int64),
+            np.array([b for _, b in pairs], np.int64),
+        )
+
+    def _slide(self, first: int, inner: Float64) -> Float64:
+        """Sums over the last `reach` steps; a step that was skipped counts as one without samples."""
+        n, width = inner.shape[:2]
+        back = np.zeros((self._reach - 1, width, _INNER))
+        old = self._back[max(0, first - self._back_at) :] if self._back_at <= first else self._back[:0]
+        if len(old):
+            back[
+                len(back) - (first - self._back_at) - len(old) : len(back) - (first - self._back_at), : old.shape[1]
+            ] = old
+        whole = np.concatenate([back, inner])
+        self._back, self._back_at = whole[len(whole) - (self._reach - 1) :].copy(), first + n
+        return np.stack([whole[i : i + self._reach].sum(axis=0) for i in range(n)]) if n else inner
+
+    def _finish(self, inner: Float64) -> Float64:
+        up, span, resets, samples, pairs = np.moveaxis(inner, 2, 0)
+        good = (pairs > 0) & (resets == 0)
+        made = []
+        for name in self.columns:
+            if name == "rate":
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    made.append(np.where(good & (span > 0), up / (span * 1e-9), np.nan))
+            elif name == "increment":
+                made.append(np.where(good, up, np.nan))
+            elif name == "exposure_s":
+                made.append(np.where(good, span * 1e-9, np.nan))
+            elif name == "resets":
+                made.append(np.where(samples > 0, resets, np.nan))
+            else:
+                made.append(samples.copy())
+        return np.stack(made, axis=2)
+
+    def snapshot(self) -> State:
+        n = len(self._hosts)
+        boots = [(h, t) for h, times in self._boots.items() for t in times]
+        return {
+            **{f"log_{k}": v for k, v in self._log.snapshot().items()},
+            "held_t": self._held_t[:n].copy(),
+            "held": self._held[:n].copy(),
+            "held_float": self._held_float[:n].copy(),
+            "boot_hosts": np.array([h for h, _ in boots], dtype=np.str_),
+            "boot_times": np.array([t for _, t in boots], np.int64),
+            "back": self._back.copy(),
+            "back_at": np.array(self._back_at),
+        }
+
+    def restore(self, state: State) -> None:
+        self._log.restore({k[4:]: v for k, v in state.items() if k.startswith("log_")})
+        n = len(self._hosts)
+        self._held_t[:n], self._held[:n], self._held_float[:n] = state["held_t"], state["held"], state["held_float"]
+        self._boots = {}
+        for host, t in zip(state["boot_hosts"], state["boot_times"], strict=True):
+            self._boots.setdefault(str(host), []).append(int(t))
+        self._back, self._back_at = np.array(state["back"], np.float64), int(state["back_at"])

@@ -1,0 +1,250 @@
+"""The watermark: up to which event time nothing more is awaited. A function of the events alone.
+
+``watermark = max(min over hosts of their largest time, largest time of all - idle_timeout) - lateness``, never
+decreasing. An event is late if and only if its time is below the watermark of the events seen before it, so
+how a stream is cut into batches changes nothing. Moments at which the watermark passes a multiple of `grain`
+are logged together with each host's largest time then: what was known when a window closed.
+"""
+
+# mypy: allow-untyped-defs, allow-untyped-calls
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from telemetry.errors import ConfigError
+from telemetry.types import Events, Int64, Nanos, SeriesKey, State
+
+__all__ = ["NEVER", "Admitted", "Crossings", "Watermark"]
+
+NEVER: Nanos = -(1 << 62)
+"""Before any event."""
+
+_FAR = 1 << 62
+_ROWS = 512
+# Slots of the kernel's memory.
+_WM, _NEWEST, _LEAST, _SLOWEST, _LATE, _AHEAD, _FIRST = range(7)
+
+
+@njit(cache=True, nogil=True)
+def _formula(newest, least, lateness, idle):
+    high = newest - idle
+    return (least if least > high else high) - lateness
+
+
+@njit(cache=True, nogil=True)
+def _admit(series, time, seen, host_of, start, host_max, mem, keep, setting, rows, row_hosts):
+    """Judge events from `start` on; stop when the log is full. Returns (next event, log rows)."""
+    lateness, idle, ahead, grain = setting
+    never = -(1 << 62)
+    wm, newest, least, slowest = mem[0], mem[1], mem[2], mem[3]
+    late, too_far, first = mem[4], mem[5], mem[6]
+    n_rows = 0
+    n = time.shape[0]
+    i = start
+    while i < n:
+        t = time[i]
+        if t - seen[i] > ahead or t >= 4611686018427387904 or t <= never:
+            too_far += 1
+            keep[i] = False
+            i += 1
+            continue
+        if t < wm:
+            late += 1
+            keep[i] = False
+        else:
+            keep[i] = True
+            if t < first:
+                first = t
+        h = host_of[series[i]]
+        before = newest
+        moved = False
+        old = host_max[h]
+        if t > old:
+            host_max[h] = t
+            if old == never:  # a host joins: it may hold the watermark back, never lower it
+                if t < least or slowest < 0:
+                    least = t
+                    slowest = h
+                moved = True
+            elif h == slowest:
+                least = t
+                for j in range(host_max.shape[0]):
+                    if host_max[j] != never and host_max[j] < least:
+                        least = host_max[j]
+                        slowest = j
+                moved = True
+            if t > newest:
+                newest = t
+                moved = True
+        i += 1
+        if moved:
+            now = _formula(newest, least, lateness, idle)
+            if now > wm:
+                if wm == never or now // grain != wm // grain:
+                    rows[n_rows, 0] = now
+                    rows[n_rows, 1] = before
+                    rows[n_rows, 2] = first
+                    for j in range(host_max.shape[0]):
+                        row_hosts[n_rows, j] = host_max[j]
+                    n_rows += 1
+                    wm = now
+                    if n_rows == rows.shape[0]:
+                        break
+                wm = now
+    mem[0], mem[1], mem[2], mem[3] = wm, newest, least, slowest
+    mem[4], mem[5], mem[6] = late, too_far, first
+    return i, n_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Crossings:
+    """Moments at which the watermark passed a multiple of the grain, in order.
+
+    Parameters
+    ----------
+    watermark_ns : (R,) int64, increasing
+    newest_ns : (R,) int64
+        The largest time before the event that moved the watermark.
+    first_ns : (R,) int64
+        The least time admitted so far.
+    host_ns : (R, H) int64
+        Each host's largest time then; `NEVER` before its first event.
+    """
+
+    watermark_ns: Int64
+    newest_ns: Int64
+    first_ns: Int64
+    host_ns: Int64
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """What came of a batch: `keep` is None when every event was admitted."""
+
+    keep: np.ndarray | None
+    crossings: Crossings
+
+
+class Watermark:
+    """Judges events one by one in seen order; works in compiled code, a batch a call.
+
+    Parameters
+    ----------
+    lateness_ns : int
+        How long after the newest event of the slowest host an event may still come.
+    idle_timeout_ns : int
+        How long, in event time, a silent host may hold the watermark back.
+    max_ahead_ns : int, optional
+        Events whose time is more than this past their `seen_ns` are rejected and counted: one wrong clock
+        must not close everybody's windows. Default: `idle_timeout_ns`.
+    grain_ns : int
+        Multiples of it are logged (`Crossings`).
+    """
+
+    def __init__(
+        self, lateness_ns: Nanos = 0, idle_timeout_ns: Nanos = 5_000_000_000, max_ahead_ns: Nanos | None = None,
+        grain_ns: Nanos = 1_000_000_000,
+    ) -> None:  # fmt: skip
+        ahead = idle_timeout_ns if max_ahead_ns is None else max_ahead_ns
+        for name, value, least in (
+            ("lateness", lateness_ns, 0), ("idle_timeout", idle_timeout_ns, 0), ("max_ahead", ahead, 0),
+            ("grain", grain_ns, 1),
+        ):  # fmt: skip
+            if not least <= value < 1 << 60:
+                raise ConfigError(f"{name}: expected {least} or more nanoseconds, got {value}")
+        self._setting = (int(lateness_ns), int(idle_timeout_ns), int(ahead), int(grain_ns))
+        self._hosts: dict[str, int] = {}
+        self._host_max = np.empty(0, np.int64)
+        self._mem = np.array([NEVER, NEVER, NEVER, -1, 0, 0, _FAR], np.int64)
+        self._tables: list[tuple[Sequence[SeriesKey], Int64]] = []
+        self._keep = np.empty(0, np.bool_)
+
+    @property
+    def watermark_ns(self) -> Nanos:
+        """Event time up to which nothing more is awaited; `NEVER` before any event."""
+        return int(self._mem[_WM])
+
+    @property
+    def newest_ns(self) -> Nanos:
+        """The largest event time so far."""
+        return int(self._mem[_NEWEST])
+
+    @property
+    def late(self) -> int:
+        """Events dropped because they came below the watermark."""
+        return int(self._mem[_LATE])
+
+    @property
+    def ahead(self) -> int:
+        """Events rejected because their time lies too far past the moment they were seen."""
+        return int(self._mem[_AHEAD])
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Hosts seen in any batch's keys, in the order of `Crossings.host_ns`."""
+        return tuple(self._hosts)
+
+    def host(self, name: str) -> int:
+        """Index of a host (registered if new)."""
+        at = self._hosts.setdefault(name, len(self._hosts))
+        if at >= len(self._host_max):
+            self._host_max = np.append(self._host_max, np.full(max(8, at), NEVER))
+        return at
+
+    def admit(self, events: Events) -> Admitted:
+        """Judge a batch and move the watermark."""
+        host_of = self._table(events.keys)
+        n, hosts = len(events), len(self._hosts)
+        keep = np.empty(n, np.bool_)
+        logged: list[tuple[Int64, Int64]] = []
+        rows, row_hosts = np.empty((_ROWS, 3), np.int64), np.empty((_ROWS, hosts), np.int64)
+        before = self.late + self.ahead
+        at = 0
+        while at < n:
+            at, used = _admit(
+                events.series, events.time_ns, events.seen_ns, host_of, at, self._host_max[:hosts], self._mem, keep,
+                self._setting, rows, row_hosts,
+            )  # fmt: skip
+            if used:
+                logged.append((rows[:used].copy(), row_hosts[:used].copy()))
+        table = np.concatenate([r for r, _ in logged]) if logged else rows[:0]
+        heights = np.concatenate([h for _, h in logged]) if logged else row_hosts[:0]
+        dropped = self.late + self.ahead - before
+        return Admitted(keep if dropped else None, Crossings(table[:, 0], table[:, 1], table[:, 2], heights))
+
+    def raise_to(self, watermark_ns: Nanos) -> Crossings:
+        """Lift the watermark by hand (the end of a recording): what is below counts as late from now on."""
+        if watermark_ns <= self.watermark_ns:
+            none = np.empty(0, np.int64)
+            return Crossings(none, none, none, np.empty((0, len(self._hosts)), np.int64))
+        self._mem[_WM] = watermark_ns
+        hosts = self._host_max[: len(self._hosts)].copy()
+        return Crossings(
+            np.array([watermark_ns]), self._mem[_NEWEST : _NEWEST + 1].copy(), self._mem[_FIRST:].copy(), hosts[None, :]
+        )
+
+    def _table(self, keys: Sequence[SeriesKey]) -> Int64:
+        for known, table in self._tables:
+            if known is keys:
+                return table
+        table = np.array([self.host(k.host) for k in keys], np.int64)
+        self._tables = [(keys, table), *self._tables[:7]]
+        return table
+
+    def snapshot(self) -> State:
+        return {
+            "mem": self._mem.copy(),
+            "host_max": self._host_max[: len(self._hosts)].copy(),
+            "hosts": np.array(list(self._hosts), dtype=np.str_),
+        }
+
+    def restore(self, state: State) -> None:
+        self._mem = np.array(state["mem"], np.int64)
+        self._host_max = np.array(state["host_max"], np.int64)
+        self._hosts = {str(h): i for i, h in enumerate(state["hosts"])}
+        self._tables = []
