@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.light_kernels import BUCKETS, DEV_GROUP, FIELDS, advance_light
+from models.light_kernels import BUCKETS, FIELDS, UNSEEN, advance_light
 from telemetry.errors import ConfigError, StoreError
 from telemetry.types import Float64, Panel, Scores, SeriesKey, State
 
@@ -85,7 +85,7 @@ class LightModel:
         clip: float = 3.0,
         warmup: int = 40,
         memory: int = 30_000,
-        refit: int = 256,
+        refit: int = 400,
         relearn: int | None = None,
         flag: float = 2.5,
         creep_per_day: float = 0.05,
@@ -108,7 +108,7 @@ class LightModel:
             if not low <= value <= high:
                 raise ConfigError(f"light: {name} must be in [{low}, {high}], got {value}")
         self._params = (alpha, beta, clip, warmup, memory, refit, relearn, flag, creep_per_day, seasonal_gain)
-        self._slots = -(-slots // DEV_GROUP) * DEV_GROUP
+        self._slots = slots
         self._keys: tuple[SeriesKey, ...] = ()
         self._columns: tuple[str, ...] = ()
         self._window_ns = 0
@@ -117,10 +117,8 @@ class LightModel:
 
     def _allocate(self, channels: int, slots: int = 0) -> None:
         self._registers = np.zeros((channels, len(FIELDS)))
-        self._hist = np.zeros((channels, 3, BUCKETS), np.float32)
-        self._table = np.zeros((channels, 3, BUCKETS), np.float32)
-        self._profile = np.full((channels, slots), np.nan, np.float32)
-        self._spread = np.zeros((channels, slots // DEV_GROUP), np.float32)
+        self._tails = np.zeros((channels, 3, BUCKETS, 2), np.float32)
+        self._profile = np.full((channels, slots, 2), UNSEEN, np.uint16)
 
     def fit(self, history: Panel) -> None:
         """Learn from history by passing over it once, as if it had been live."""
@@ -131,23 +129,23 @@ class LightModel:
         """Let the state follow the keys; new ones start cold, those that left are forgotten."""
         new = tuple(keys)
         if new == self._keys:
+            self._keys = new  # the caller's own tuple: the same one again costs nothing
             return
         width = len(self._columns)
         where = {k: i for i, k in enumerate(self._keys)}
-        old = (self._registers, self._hist, self._table, self._profile, self._spread)
+        registers, tails, profile = self._registers, self._tails, self._profile
         known = [(i, where[k]) for i, k in enumerate(new) if k in where]
         self._keys = new
         if not width:
             return
-        self._allocate(len(new) * width, old[3].shape[1])
+        self._allocate(len(new) * width, profile.shape[1])
         self._stagger()
         if known:
-            to = np.array([i for i, _ in known])[:, None] * width + np.arange(width)
-            at = np.array([j for _, j in known])[:, None] * width + np.arange(width)
-            for ours, theirs in zip(
-                (self._registers, self._hist, self._table, self._profile, self._spread), old, strict=True
-            ):
-                ours[to.ravel()] = theirs[at.ravel()]
+            to = (np.array([i for i, _ in known])[:, None] * width + np.arange(width)).ravel()
+            at = (np.array([j for _, j in known])[:, None] * width + np.arange(width)).ravel()
+            self._registers[to] = registers[at]
+            self._tails[to] = tails[at]
+            self._profile[to] = profile[at]
 
     def _stagger(self) -> None:
         width = len(self._columns)
@@ -168,12 +166,11 @@ class LightModel:
             self._columns, self._window_ns = panel.channels, panel.window_ns
             self._allocate(len(self._keys) * len(self._columns))
             self._stagger()
-        if panel.keys != self._keys:
+        if panel.keys is not self._keys:
             self.align(panel.keys)
         if self._slots and not self._profile.shape[1] and "clock_slot" in panel.columns:
             channels = len(self._registers)
-            self._profile = np.full((channels, self._slots), np.nan, np.float32)
-            self._spread = np.zeros((channels, self._slots // DEV_GROUP), np.float32)
+            self._profile = np.full((channels, self._slots, 2), UNSEEN, np.uint16)
 
     def _settings(self) -> tuple[Float64, Float64]:
         if self._ready is None:
@@ -183,8 +180,10 @@ class LightModel:
                 relearn = int(min(600, max(60, 600 * 10**9 // window)))
             day = max(1.0, _DAY_NS / window)
             prm = np.array(
-                [alpha, beta, clip, warmup, memory, refit, relearn, max(4.0 * relearn, day / 12.0)]
-                + [per_day / day, 1.0 / day, max(1.0, day / 96.0), flag, gain]
+                [
+                    *(alpha, beta, clip, warmup, memory, refit, relearn, max(4.0 * relearn, day / 12.0)),
+                    *(per_day / day, 1.0 / day, max(1.0, day / 96.0), flag, gain),
+                ]
             )
             self._ready = prm, np.array([quantum_of(c, window) for c in self._columns])
         return self._ready
@@ -204,7 +203,7 @@ class LightModel:
         channels = series * width
         surprise = np.empty((windows, channels))
         side = np.empty((windows, channels), np.int8)
-        band = np.empty((windows, channels, 3) if explain else (0, 0, 0))
+        band = np.empty((3, windows, channels) if explain else (0, 0, 0))
         slots = np.empty((0, 0))
         if self._profile.shape[1] and "clock_slot" in panel.columns:
             slots = np.ascontiguousarray(panel.column("clock_slot"), np.float64)
@@ -216,16 +215,14 @@ class LightModel:
             prm,
             quanta,
             self._registers,
-            self._hist,
-            self._table,
+            self._tails,
             self._profile,
-            self._spread,
             surprise,
             side,
             band,
         )
         shape = (windows, series, width)
-        bands = [np.ascontiguousarray(band[:, :, i]).reshape(shape) for i in range(3)] if explain else [None] * 3
+        bands = [b.reshape(shape) for b in band] if explain else [None] * 3
         return Scores(panel.keys, self._columns, panel.end_ns, surprise.reshape(shape), side.reshape(shape), *bands)
 
     def snapshot(self) -> State:
@@ -235,10 +232,8 @@ class LightModel:
             "keys": np.array([str(k) for k in self._keys], dtype=np.str_),
             "columns": np.array(self._columns, dtype=np.str_),
             "registers": self._registers.copy(),
-            "hist": self._hist.copy(),
-            "table": self._table.copy(),
+            "tails": self._tails.copy(),
             "profile": self._profile.copy(),
-            "spread": self._spread.copy(),
         }
 
     def restore(self, state: State) -> None:
@@ -259,8 +254,6 @@ class LightModel:
         self._columns = tuple(str(c) for c in state["columns"])
         self._window_ns = int(state["version"][1])
         self._registers = registers
-        self._hist = np.array(state["hist"], np.float32)
-        self._table = np.array(state["table"], np.float32)
-        self._profile = np.array(state["profile"], np.float32)
-        self._spread = np.array(state["spread"], np.float32)
+        self._tails = np.array(state["tails"], np.float32)
+        self._profile = np.array(state["profile"], np.uint16)
         self._ready = None
