@@ -8,7 +8,6 @@ already is recognised by its id.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,10 @@ import numpy as np
 
 from detectors.detector import Detector
 from detectors.incidents import Grouper
-from pipelines.codec import decode_alert, plain
+from detectors.policy import Decision
 from pipelines.savefile import load_snapshots, save_snapshots
 from pipelines.state import Checkpoint, StateDB
-from telemetry.types import Alert, Events, IncidentChange, Nanos, Snapshot
+from telemetry.types import Alert, Events, IncidentChange, Nanos, Panel, Scores, Snapshot
 
 __all__ = ["Engine", "Step"]
 
@@ -68,7 +67,6 @@ class Engine:
         self._make, self._grouper, self._folder = make, grouper, checkpoints
         self._idle = idle_timeout_ns
         self._lanes: dict[str, list[Detector]] = {}
-        self._pending: list[Alert] = []
         self.offsets: dict[str, Nanos] = {}
         self.watermark_ns = NEVER
         self.alerted = 0
@@ -77,8 +75,13 @@ class Engine:
     def detectors(self, host: str) -> list[Detector]:
         """The detectors of a host (made when it is first seen)."""
         if host not in self._lanes:
-            self._lanes[host] = list(self._make(host))
+            lane = self._lanes[host] = list(self._make(host))
+            for detector in lane:
+                detector.observer = self._observe
         return self._lanes[host]
+
+    def _observe(self, panel: Panel, scores: Scores, decision: Decision) -> None:
+        self._grouper.watch(panel)
 
     def push(self, events: Events) -> None:
         """Take in a batch, in seen order for each host."""
@@ -107,7 +110,8 @@ class Engine:
             marks += [d.watermark_ns for d in lane]
         if marks:
             self.watermark_ns = max(self.watermark_ns, min(marks), max(marks) - self._idle)
-        changes = self._group(alerts)
+        alerts.sort(key=lambda a: (a.end_ns, a.id))
+        changes = self._grouper.push(alerts, self.watermark_ns) if self.watermark_ns > NEVER else []
         if alerts or changes:
             self.state.commit(
                 self.part, alerts, changes, watermark_ns=self.watermark_ns, offsets=self.offsets,
@@ -116,12 +120,6 @@ class Engine:
             self.alerted += len(alerts)
         return Step(alerts, changes, self.watermark_ns)
 
-    def _group(self, alerts: Sequence[Alert]) -> list[IncidentChange]:
-        waiting = sorted([*self._pending, *alerts], key=lambda a: (a.end_ns, a.id))
-        ready = [a for a in waiting if a.end_ns <= self.watermark_ns]
-        self._pending = waiting[len(ready) :]
-        return self._grouper.push(ready, self.watermark_ns) if self.watermark_ns > NEVER else []
-
     def commit_progress(self, now_ns: Nanos = 0) -> None:
         """Commit watermark and offsets though nothing was found."""
         self.state.commit(self.part, (), (), watermark_ns=self.watermark_ns, offsets=self.offsets, now_ns=now_ns)
@@ -129,18 +127,12 @@ class Engine:
     def checkpoint(self) -> Checkpoint:
         """Save all memory to a new file, point at it, and remove the one before the last."""
         snapshots = {f"{host}\x1f{d.spec.name}": d.snapshot() for host, lane in self._lanes.items() for d in lane}
-        pending = [plain(a) for a in self._pending]
-        meta = {
-            "offsets": dict(self.offsets),
-            "watermark_ns": self.watermark_ns,
-            "pending": pending,
-            "turn": self._turn + 1,
-        }
+        meta = {"offsets": dict(self.offsets), "watermark_ns": self.watermark_ns, "turn": self._turn + 1}
         snapshots["grouper"] = Snapshot({}, self._grouper.snapshot())
         self._turn += 1
         path = self._folder / f"{_safe(self.part)}-{self._turn % 2}.npz"
         digest = save_snapshots(path, snapshots)
-        done = Checkpoint(str(path), digest, json.loads(json.dumps(meta)))
+        done = Checkpoint(str(path), digest, meta)
         self.state.set_checkpoint(self.part, done)
         return done
 
@@ -166,7 +158,6 @@ class Engine:
                     detector.restore(snapshot)
         self.offsets = {h: int(v) for h, v in kept.meta["offsets"].items()}
         self.watermark_ns = int(kept.meta["watermark_ns"])
-        self._pending = [decode_alert(a) for a in kept.meta["pending"]]
         self._turn = int(kept.meta["turn"])
         return dict(self.offsets)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from detectors.build import build
 from detectors.detector import Detector
+from detectors.fused import fuse
 from detectors.signature import load_catalogue
 from detectors.spec import DetectorSpec
 from pipelines.savefile import load_snapshots
@@ -22,18 +23,19 @@ def catalogue_specs() -> dict[str, DetectorSpec]:
 
 
 def live_detectors(state: StateDB, only: Sequence[str] = ()) -> Callable[[str], list[Detector]]:
-    """Return a maker of one host's detectors: each champion from its registered state, the rest cold.
+    """Return a maker of one host's detectors: each champion from its registered state, the rest of the catalogue cold.
+
+    Signatures without a champion share detectors (see ``detectors/fused.py``).
 
     Parameters
     ----------
-    only : names of detectors; all by default
+    only : names of signatures or champions; all by default
     """
-    champions = {c.detector: c for c in state.champions()}
-    specs = catalogue_specs()
+    champions = {c.detector: c for c in state.champions() if not only or c.detector in only}
+    rest = [s for s in load_catalogue() if s.spec.name not in champions and (not only or s.spec.name in only)]
+    specs = {spec.name: spec for spec in fuse(rest)} if rest else {}
     for name, champion in champions.items():
         specs[name] = DetectorSpec.from_dict(champion.spec, name)
-    if only:
-        specs = {name: specs[name] for name in specs if name in only}
     loaded: dict[str, Snapshot] = {}
 
     def snapshot(champion: Champion) -> Snapshot | None:

@@ -167,16 +167,7 @@ class Registry:
                 artifacts["state"] = str(state_file)
             nested = {"mlflow.parentRunId": parent} if parent else {}
             with mlflow.start_run(experiment_id=self._experiment, run_name=spec.name, tags={**tags, **nested}) as run:
-                mlflow.log_params({k: str(v)[:500] for k, v in {**_flat(spec), **evaluation.params}.items()})
-                mlflow.log_dict(spec.to_dict(), "spec.json")
-                for file, data in evaluation.pictures.items():
-                    target = Path(folder, file)
-                    target.write_bytes(data)
-                    mlflow.log_artifact(str(target), "pictures")
-                if evaluation.alerts:
-                    mlflow.log_table(_alert_table(evaluation.alerts), "alerts.json")
-                if evaluation.incidents:
-                    mlflow.log_table(pd.DataFrame(list(evaluation.incidents)), "incidents.json")
+                self._log_common(spec, evaluation, Path(folder))
                 model = mlflow.pyfunc.log_model(
                     name=spec.name,
                     python_model=str(MODEL_FILE),
@@ -185,18 +176,67 @@ class Registry:
                     input_example=(example, {"state": "registered"}),
                     pip_requirements=[f"{k}=={v}" for k, v in _libraries().items()],
                 )
-                for name, values in evaluation.metrics.items():
-                    clean = {k: float(v) for k, v in values.items() if v is not None and v == v}
-                    dataset = None
-                    if evaluation.data is not None:
-                        dataset = mlflow.data.from_pandas(
-                            evaluation.data, name=name, digest=evaluation.data_digest or None
-                        )
-                        mlflow.log_input(dataset, context="evaluation")
-                    mlflow.log_metrics(clean, model_id=model.model_id, dataset=dataset)
-                    mlflow.log_metrics({f"{name}.{k}": v for k, v in clean.items()})
+                self._log_metrics(evaluation, model.model_id)
                 version = mlflow.register_model(model.model_uri, spec.name, tags=tags)
         return Registered(spec.name, str(version.version), spec, snapshot, run.info.run_id, tags)
+
+    def log_run(self, spec: DetectorSpec, evaluation: Dossier, *, parent: str | None = None) -> str:
+        """Log an evaluation without a new version; returns the run's id."""
+        tags = {"tailwatch.detector": spec.name, "tailwatch.spec_digest": spec.digest, **evaluation.tags}
+        nested = {"mlflow.parentRunId": parent} if parent else {}
+        start = self._mlflow.start_run(experiment_id=self._experiment, run_name=spec.name, tags={**tags, **nested})
+        with self._plain_errors(), tempfile.TemporaryDirectory() as folder, start as run:
+            self._log_common(spec, evaluation, Path(folder))
+            self._log_metrics(evaluation, None)
+        return str(run.info.run_id)
+
+    def _log_common(self, spec: DetectorSpec, evaluation: Dossier, folder: Path) -> None:
+        import pandas as pd
+
+        mlflow = self._mlflow
+        mlflow.log_params({k: str(v)[:500] for k, v in {**_flat(spec), **evaluation.params}.items()})
+        mlflow.log_dict(spec.to_dict(), "spec.json")
+        for file, data in evaluation.pictures.items():
+            target = folder / file
+            target.write_bytes(data)
+            mlflow.log_artifact(str(target), "pictures")
+        if evaluation.alerts:
+            mlflow.log_table(_alert_table(evaluation.alerts), "alerts.json")
+        if evaluation.incidents:
+            mlflow.log_table(pd.DataFrame(list(evaluation.incidents)), "incidents.json")
+
+    def _log_metrics(self, evaluation: Dossier, model_id: str | None) -> None:
+        mlflow = self._mlflow
+        for name, values in evaluation.metrics.items():
+            clean = {k: float(v) for k, v in values.items() if v is not None and v == v}
+            dataset = None
+            if evaluation.data is not None:
+                digest = evaluation.data_digest or None
+                dataset = mlflow.data.from_pandas(evaluation.data, name=name, digest=digest)
+                mlflow.log_input(dataset, context="evaluation")
+            if model_id is not None:
+                mlflow.log_metrics(clean, model_id=model_id, dataset=dataset)
+            mlflow.log_metrics({f"{name}.{k}": v for k, v in clean.items()})
+
+    def last_incidents(self, name: str, corpus: str) -> tuple[str, dict[str, bool]] | None:
+        """The newest version evaluated on `corpus`: (version, found by incident id); None if there is none."""
+        try:
+            versions = self.client.search_model_versions(f"name='{name}'")
+        except self._error:
+            return None
+        for v in sorted(versions, key=lambda v: -int(v.version)):
+            if v.tags.get("tailwatch.corpus") == corpus and v.run_id:
+                return str(v.version), self.incidents(v.run_id)
+        return None
+
+    def incidents(self, run_id: str) -> dict[str, bool]:
+        """Which labelled incidents a run's backtest found."""
+        with self._plain_errors(), tempfile.TemporaryDirectory() as folder:
+            if not any(f.path == "incidents.json" for f in self.client.list_artifacts(run_id)):
+                return {}
+            table = json.loads(Path(self.client.download_artifacts(run_id, "incidents.json", folder)).read_text())
+        at, found = table["columns"].index("incident"), table["columns"].index("found")
+        return {str(row[at]): bool(row[found]) for row in table["data"]}
 
     def load(self, name: str, *, alias: str | None = None, version: str | None = None) -> Registered:
         """Fetch a version by number or alias (neither: the newest).

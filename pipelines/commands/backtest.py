@@ -1,0 +1,92 @@
+"""``tailwatch backtest``."""
+
+from __future__ import annotations
+
+import click
+
+__all__ = ["command"]
+
+
+@click.command()
+@click.argument("detectors", nargs=-1)
+@click.option("--store", "store_path", type=click.Path(), help="The store to replay (default: configuration).")
+@click.option("--incidents", type=click.Path(), help="Labelled incidents (CSV or Parquet).")
+@click.option("--from", "from_time", help="Start (seen time), ISO 8601 or ns.")
+@click.option("--to", "to_time", help="End, exclusive.")
+@click.option(
+    "--corpus", type=click.Path(), help="Instead: a folder of lab recordings; the shipped catalogue is judged."
+)
+@click.option("--json", "json_path", type=click.Path(), help="Write the figures here.")
+@click.option("--out", type=click.Path(), help="Write pictures here.")
+@click.option("--register/--no-register", default=False, help="Register what was run as a version in MLflow.")
+@click.option("--mlflow/--no-mlflow", "log", default=True, show_default=True, help="Log the run to MLflow.")
+@click.pass_obj
+def command(
+    path: str | None,
+    detectors: tuple[str, ...],
+    store_path: str | None,
+    incidents: str | None,
+    from_time: str | None,
+    to_time: str | None,
+    corpus: str | None,
+    json_path: str | None,
+    out: str | None,
+    register: bool,
+    log: bool,
+) -> None:
+    """Replay DETECTORS against labelled incidents: what was found, how late, and how often for nothing.
+
+    A detector is a spec file, a catalogue name, NAME@alias, NAME@version, or 'catalogue' for all.
+
+    \b
+    Examples:
+      tailwatch backtest interrupt_storm@champion --incidents incidents.csv --from 2026-11-16
+      tailwatch backtest catalogue --store S --incidents incidents.csv --json figures.json
+      tailwatch backtest --corpus recordings --json figures.json
+    """
+    from pathlib import Path
+
+    from telemetry.errors import ConfigError
+
+    if corpus is not None:
+        from pipelines.corpus import main
+
+        main(Path(corpus), Path(json_path) if json_path else None)
+        return
+    if not detectors or not incidents:
+        raise ConfigError("backtest: expected DETECTORS and --incidents FILE (or --corpus DIR); see --help")
+    from pipelines.backtest import backtest
+    from pipelines.config import load
+    from pipelines.judge import log_outcome, save_pictures, show
+    from pipelines.ranges import time_range
+    from pipelines.resolve import resolve
+    from pipelines.ui import counter
+    from telemetry.labels import read_labels
+    from telemetry.store import Store
+
+    config = load(path)
+    lo, hi = time_range(from_time, to_time)
+    labels = read_labels(incidents)
+    registry = None
+    if log or register or any("@" in d for d in detectors):
+        from pipelines.registry import Registry
+
+        registry = Registry(config.tracking, config.artifacts)
+    outcomes = []
+    with Store(store_path or config.store, create=False) as store:
+        for text in detectors:
+            for candidate in resolve(text, registry):
+                with counter(f"replaying {candidate.label}", "events") as progress:
+                    outcomes.append(backtest(candidate, store, labels, lo, hi, progress=progress))
+    show(outcomes)
+    if out is not None:
+        save_pictures(outcomes, labels, Path(out))
+    if json_path is not None:
+        import json
+
+        rows = [{"detector": o.candidate.label, **o.figures()} for o in outcomes]
+        Path(json_path).write_text(json.dumps(rows, indent=1) + "\n")
+    if registry is not None and log:
+        for outcome in outcomes:
+            for line in log_outcome(registry, outcome, labels, Path(incidents).stem, register=register):
+                click.echo(line)
