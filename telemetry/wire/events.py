@@ -1,0 +1,86 @@
+"""From kernel output to events: collected by (metric, id), given out in time order.
+
+Analysers report what they find as plain columns; the collector holds them back for a while (a loss
+is known only when the packet can no longer come), sorts, and names the series. The order is by
+(time, metric, id), so it does not depend on how the packets were cut into batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from telemetry.types import Events, Int64, Nanos, SeriesKey
+
+__all__ = ["Collector"]
+
+_ROWS: Final = 65_536
+
+
+class Collector:
+    """Measurements waiting for their turn.
+
+    Parameters
+    ----------
+    resolve : function of (metric code, id) -> SeriesKey
+        Called once for each series.
+
+    Attributes
+    ----------
+    late : int
+        Measurements that were found after later ones had been given out; their `seen_ns` says so.
+    """
+
+    def __init__(self, resolve: Callable[[int, int], SeriesKey]) -> None:
+        self._resolve = resolve
+        self._keys: dict[tuple[int, int], SeriesKey] = {}
+        self._parts: list[tuple[Int64, Int64, Int64, Int64]] = []
+        self._given = np.iinfo(np.int64).min
+        self.late = 0
+
+    def add(self, code: int, ids: NDArray[np.integer], time_ns: Int64, value: Int64) -> None:
+        """Take measurements of one metric (copies; the arrays may be reused)."""
+        if len(ids):
+            codes = np.full(len(ids), code, np.int64)
+            self._parts.append((codes, ids.astype(np.int64), time_ns.astype(np.int64), value.astype(np.int64)))
+
+    def drain(self, before_ns: Nanos | None = None) -> Iterator[Events]:
+        """Give out what happened before `before_ns` (all, if None), in time order."""
+        if not self._parts:
+            return
+        code, ids, time, value = (np.concatenate(c) for c in zip(*self._parts, strict=True))
+        self._parts = []
+        if before_ns is not None:
+            later = time >= before_ns
+            if later.any():
+                self._parts = [(code[later], ids[later], time[later], value[later])]
+                now = ~later
+                code, ids, time, value = code[now], ids[now], time[now], value[now]
+        if not len(time):
+            return
+        order = np.lexsort((ids, code, time))
+        code, ids, time, value = code[order], ids[order], time[order], value[order]
+        self.late += int(np.count_nonzero(time < self._given))
+        seen = np.maximum(time, self._given)
+        self._given = int(seen[-1])
+        for at in range(0, len(time), _ROWS):
+            cut = slice(at, at + _ROWS)
+            yield self._named(code[cut], ids[cut], time[cut], seen[cut], value[cut])
+
+    def _named(self, code: Int64, ids: Int64, time: Int64, seen: Int64, value: Int64) -> Events:
+        rank = np.lexsort((ids, code))
+        c, i = code[rank], ids[rank]
+        new = np.ones(len(c), np.bool_)
+        new[1:] = (c[1:] != c[:-1]) | (i[1:] != i[:-1])
+        series = np.empty(len(c), np.int64)
+        series[rank] = np.cumsum(new) - 1
+        keys = []
+        for pair in zip(c[new].tolist(), i[new].tolist(), strict=True):
+            key = self._keys.get(pair)
+            if key is None:
+                key = self._keys[pair] = self._resolve(*pair)
+            keys.append(key)
+        return Events(tuple(keys), series, time, seen, value)
