@@ -28,7 +28,7 @@ FIELDS = (
     *("age", "level", "scale", "long_scale", "trend_free", "slow", "slow_dev", "ref", "creep_dev", "cusum_up"),
     *("cusum_down", "cusum_size", "weight", "slow_weight", "refit_at", "run", "candidate", "candidate_dev", "slot"),
     *("slot_sum", "slot_count", "profile", "profile_dev", "offset", "anchor", "centre", "creep_run", "flagged"),
-    *("stagger", "slow_surprise", "slow_side", "band_up", "band_down", "before", "move", "slot_miss"),
+    *("stagger", "band_up", "band_down", "before", "move", "slot_miss", "miss", "like", "unlike", "follow"),
 )
 PARAMS = (
     *("alpha", "beta", "clip", "warmup", "memory", "refit", "relearn", "creep_relearn"),
@@ -38,13 +38,14 @@ PARAMS = (
 (AGE, LEVEL, SCALE, LONG, FREE, SLOW, SLOWDEV, REF, CREEP, CUP) = range(10)
 (CDOWN, CSIZE, WEIGHT, SWEIGHT, REFIT, RUN, CAND, CDEV, SLOT) = range(10, 19)
 (SSUM, SCOUNT, PROF, PDEV, OFF, ANCHOR, CENTRE, CRUN, FLAGGED) = range(19, 28)
-(STAGGER, SLOWS, SLOWSIDE, BANDUP, BANDDOWN, BEFORE, MOVE, SMISS) = range(28, 36)
+(STAGGER, BANDUP, BANDDOWN, BEFORE, MOVE, SMISS, MISS, LIKE, UNLIKE, FOLLOW) = range(28, 38)
 
 _OFFSET = (1023 - 3) * 4
 _ONE = 12  # the bucket that starts at one deviation: less is never a tail
 _MANTISSA = (1 << 50) - 1
 _UNIT = 2.0**-50
 _TWO = math.log10(2.0)
+_SIXTEEN = math.log10(16.0)
 _BAND = 3.0
 _ROOT2 = math.sqrt(2.0)
 _LOG2 = math.log10(2.0)
@@ -235,6 +236,7 @@ def _relearn(r: Array, n: int) -> None:
     r[n, CUP] = 0.0
     r[n, CDOWN] = 0.0
     r[n, RUN] = 0.0
+    r[n, MISS] = 0.0
 
 
 @njit(cache=True, nogil=True)
@@ -320,9 +322,14 @@ def _block(
             scale = max(own, 0.5 * long_scale, floor)
             inv = 1.0 / scale
             miss = x - level
-            z = miss * inv
-            expected = level
+            follow = r[n, FOLLOW]
+            ahead = follow * r[n, MISS]
+            z = (miss - ahead) * inv
+            expected = level + ahead
             wide = scale
+            if ahead != 0.0 and r[n, FLAGGED] > 0.0 and abs(miss) * inv < abs(z):  # after a spike: back is normal too
+                z = miss * inv
+                expected = level
             prof = r[n, PROF]
             seasonal = not math.isnan(prof)
             if seasonal:
@@ -344,6 +351,7 @@ def _block(
             elif bucket >= 0:
                 at = float(tails[n, j, bucket, 1])
                 s_fast = at + (bits & _MANTISSA) * _UNIT * (float(tails[n, j, bucket + 1, 1]) - at)
+            which = 1 - 2 * j
             moved = abs(x - r[n, BEFORE])
             if moved > 0.0:
                 r[n, BEFORE] = x
@@ -356,6 +364,13 @@ def _block(
             warm = 1.0 / (age + 1.0) if young else 0.0
             flagged = s_fast > flag and az > clip and age >= warmup
             slowly = 0.1 if flagged else 1.0
+            if not flagged:
+                # how much of a deviation stays until the next window
+                d = miss * inv
+                gain = max(0.25 * beta, warm)
+                r[n, LIKE] += gain * (d * r[n, MISS] * inv - r[n, LIKE])
+                r[n, UNLIKE] += gain * (d * d - r[n, UNLIKE])
+            r[n, MISS] = miss
             a = max(alpha, warm) * slowly
             step = clip * scale
             y = x + r[n, CENTRE]
@@ -381,7 +396,7 @@ def _block(
             if young or int(age) & 3 == 0:
                 often = 1.0 if young else 4.0
                 r[n, LONG] = long_scale + max(0.05 * beta * often, warm) * slowly * (size - long_scale)
-                sdev = max(r[n, SLOWDEV], 0.1 * scale)
+                sdev = max(r[n, SLOWDEV], 0.25 * scale)
                 most = clip * sdev
                 gap = free - slow
                 per = 1.0 / (3.0 + r[n, CSIZE])
@@ -409,8 +424,10 @@ def _block(
                 r[n, SLOWDEV] += max(0.05 * alpha * often, warm) * (1.25 * abs(gap) - r[n, SLOWDEV])
                 csize = min(max(r[n, CUP], r[n, CDOWN]), 9.0 + 3.0 * r[n, CSIZE])
                 r[n, CSIZE] += max(0.02 * alpha * often, warm) * (csize - r[n, CSIZE])
+                ratio = r[n, LIKE] / (r[n, UNLIKE] + 1e-9)
+                r[n, FOLLOW] = min(ratio, 0.98) if ratio > 0.25 else 0.0
                 held = s_slow - _TWO
-                held_side = 1.0 if up >= down else -1.0
+                held_side = 1 if up >= down else -1
                 ref = r[n, REF]
                 creep = slow - ref
                 if age < 4.0 * warmup:
@@ -421,7 +438,7 @@ def _block(
                         s_creep = min(0.434 * abs(creep) / cdev, 1.5 * math.log10(1.0 + age / creep_unit))
                         if s_creep > held:
                             held = s_creep
-                            held_side = 1.0 if creep > 0.0 else -1.0
+                            held_side = 1 if creep > 0.0 else -1
                         if s_creep > flag:
                             r[n, CRUN] += 4.0
                         else:
@@ -434,14 +451,11 @@ def _block(
                     if r[n, CRUN] >= creep_relearn:
                         r[n, REF] = slow
                         r[n, CRUN] = 0.0
-                r[n, SLOWS] = held
-                r[n, SLOWSIDE] = held_side
-            # the larger surprise of the two counts
+                # a slow view speaks once in 16 windows, for all of them
+                if int(age) & 15 == 0 and held > 0.5 and held + _SIXTEEN > s_fast - _TWO:
+                    s_fast = held + _SIXTEEN + _TWO
+                    which = held_side
             s = s_fast - _TWO
-            which = 1 - 2 * j
-            if r[n, SLOWS] > s:
-                s = r[n, SLOWS]
-                which = int(r[n, SLOWSIDE])
             if s > 2.0:
                 s = min(s, 1.5 * math.log10(age + 1.0))
             if age >= warmup:
