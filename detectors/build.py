@@ -24,6 +24,7 @@ MODELS: dict[str, str] = {
     "river": "models.river_models:RiverModel",
     "sklearn": "models.sklearn_models:SklearnModel",
     "seasonal": "models.seasonal:SeasonalModel",
+    "reference": "models.reference:ReferenceModel",
 }
 
 POLICIES: dict[str, str] = {

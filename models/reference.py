@@ -1,0 +1,240 @@
+"""A level that stands still while something is wrong: the model behind the catalogue of incidents.
+
+An incident is told from its size and its shape, and both are measured against what was normal *before* it. So each
+channel keeps its last clean windows as they were. A window above the 95 % quantile is scored by how often as much was
+seen before (the precedent rule) or, where it never was, by an exponential tail of the excesses. Windows in an episode
+(several flagged among the last ten) teach nothing until the episode has lasted for `relearn` windows; then it is the
+new normal. A lone flagged window teaches its clipped value, so heavy tails are learnt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numba import njit
+
+from telemetry.errors import ConfigError, StoreError
+from telemetry.types import Panel, Scores, SeriesKey, State
+
+__all__ = ["ReferenceModel"]
+
+TAIL = 0.05
+TAIL_SURPRISE = 1.3010299956639813
+PER_E = 0.4342944819032518
+RECENT = 10
+EPISODE = 3
+CLIP = 3.0
+# columns of a channel's registers
+_N, _AT, _MID, _HI, _HI_EXCESS, _LO, _LO_EXCESS, _DUE, _RUN, _FLAGS = range(10)
+_FIELDS = 10
+
+
+@njit(cache=True, nogil=True)
+def _refit(ring, n, quantum, reg):  # type: ignore[no-untyped-def]
+    """Middle, tail quantiles and mean excesses of the clean windows."""
+    x = np.sort(ring[:n])
+    mid = x[n // 2]
+    k = max(1, int(TAIL * n))
+    hi, lo = x[n - 1 - k], x[k]
+    up = 0.0
+    down = 0.0
+    for i in range(k):
+        up += x[n - 1 - i] - hi
+        down += lo - x[i]
+    floor = max(quantum, 0.01 * abs(mid))
+    reg[_MID] = mid
+    reg[_HI] = hi
+    reg[_LO] = lo
+    reg[_HI_EXCESS] = max(up / k, 0.1 * (hi - mid), floor)
+    reg[_LO_EXCESS] = max(down / k, 0.1 * (mid - lo), floor)
+
+
+@njit(cache=True, nogil=True)
+def _advance(values, quantum, warmup, relearn, flag, refit, ring, spare, reg, surprise, side, expected, lo, hi):  # type: ignore[no-untyped-def]
+    windows, channels = values.shape
+    size = ring.shape[1]
+    for c in range(channels):
+        r = reg[c]
+        q = quantum[c]
+        for w in range(windows):
+            x = values[w, c]
+            if np.isnan(x):
+                continue
+            n = int(r[_N])
+            if n < warmup:
+                ring[c, n] = x
+                r[_N] = n + 1
+                if n + 1 == warmup:
+                    _refit(ring[c], warmup, q, r)
+                    r[_DUE] = refit
+                continue
+            expected[w, c] = r[_MID]
+            lo[w, c] = r[_LO]
+            hi[w, c] = r[_HI]
+            sign = 1.0 if x >= r[_MID] else -1.0
+            edge = r[_HI] if sign > 0 else r[_LO]
+            excess = r[_HI_EXCESS] if sign > 0 else r[_LO_EXCESS]
+            beyond = sign * (x - edge)
+            cap = 1.5 * np.log10(n + 1.0)
+            if beyond <= 0.0:
+                width = abs(edge - r[_MID])
+                s = TAIL_SURPRISE * abs(x - r[_MID]) / width if width > 0.0 else 0.0
+            else:
+                as_much = 0
+                for i in range(n):
+                    if sign * (ring[c, i] - x) >= 0.0:
+                        as_much += 1
+                s = TAIL_SURPRISE + PER_E * beyond / excess
+                seen = np.log10((n + 1.0) / (as_much + 1.0))
+                s = min(max(s, seen), cap) if as_much == 0 else min(s, seen)
+            surprise[w, c] = s
+            side[w, c] = 0 if x == r[_MID] else (1 if sign > 0 else -1)
+
+            flagged = s >= flag
+            bits = (int(r[_FLAGS]) << 1 | (1 if flagged else 0)) & 1023
+            r[_FLAGS] = bits
+            recent = 0
+            for i in range(RECENT):
+                recent += (bits >> i) & 1
+            if recent >= EPISODE:
+                run = int(r[_RUN])
+                spare[c, run % spare.shape[1]] = x
+                run += 1
+                r[_RUN] = run
+                if run >= relearn:  # the new normal: what the episode's last windows looked like
+                    kept = min(run, spare.shape[1], size)
+                    for i in range(kept):
+                        ring[c, i] = spare[c, (run - kept + i) % spare.shape[1]]
+                    r[_N] = kept
+                    r[_AT] = kept % size
+                    r[_RUN] = 0
+                    r[_FLAGS] = 0
+                    _refit(ring[c], kept, q, r)
+                    r[_DUE] = refit
+                continue
+            if recent == 0:
+                r[_RUN] = 0
+            if flagged:
+                x = edge + sign * min(beyond, CLIP * excess)
+            at = int(r[_AT]) if n == size else n
+            ring[c, at] = x
+            r[_AT] = (at + 1) % size
+            r[_N] = min(n + 1, size)
+            r[_DUE] -= 1
+            if r[_DUE] <= 0:
+                _refit(ring[c], int(r[_N]), q, r)
+                r[_DUE] = refit if n >= size // 2 else max(1, refit // 4)
+
+
+class ReferenceModel:
+    """Surprise against the last clean windows, with a reference that an episode cannot move.
+
+    Parameters
+    ----------
+    warmup : int
+        Clean windows before the first score (NaN until then).
+    memory : int
+        Clean windows that are kept.
+    relearn : int
+        Windows of an episode after which it is the new normal.
+    flag : float
+        Surprise from which a window counts as part of an episode.
+    refit : int
+        Clean windows between two refits (a quarter of it while young).
+
+    Notes
+    -----
+    Precedent rule and tail as in Siffer et al. (KDD 2017) with shape 0; surprise is at most
+    ``1.5 log10(clean windows + 1)``.
+    """
+
+    def __init__(
+        self, *, warmup: int = 50, memory: int = 512, relearn: int = 600, flag: float = 2.0, refit: int = 16
+    ) -> None:
+        for name, value, low, high in (
+            ("warmup", warmup, 16, memory),
+            ("memory", memory, 32, 100_000),
+            ("relearn", relearn, 32, 10**7),
+            ("flag", flag, 1.4, 10.0),
+            ("refit", refit, 1, 10_000),
+        ):
+            if not low <= value <= high:
+                raise ConfigError(f"reference: {name} must be in [{low}, {high}], got {value}")
+        self._params = (float(warmup), float(memory), float(relearn), float(flag), float(refit))
+        self._keys: tuple[SeriesKey, ...] = ()
+        self._columns: tuple[str, ...] = ()
+        self._allocate(0)
+
+    def _allocate(self, channels: int) -> None:
+        memory, relearn = int(self._params[1]), int(self._params[2])
+        self._ring = np.zeros((channels, memory))
+        self._spare = np.zeros((channels, min(memory, relearn)))
+        self._registers = np.zeros((channels, _FIELDS))
+
+    def fit(self, history: Panel) -> None:
+        """Learn from history by passing over it once, as if it had been live."""
+        self.align(history.keys)
+        self.advance(history)
+
+    def align(self, keys: Sequence[SeriesKey]) -> None:
+        """Let the state follow the keys; new ones start cold, those that left are forgotten."""
+        new = tuple(keys)
+        if new == self._keys:
+            return
+        width, where = len(self._columns), {k: i for i, k in enumerate(self._keys)}
+        old = (self._ring, self._spare, self._registers)
+        self._allocate(len(new) * width)
+        for i, key in enumerate(new):
+            if key in where and width:
+                a, b = slice(i * width, (i + 1) * width), slice(where[key] * width, (where[key] + 1) * width)
+                self._ring[a], self._spare[a], self._registers[a] = (x[b] for x in old)
+        self._keys = new
+
+    def advance(self, panel: Panel, *, explain: bool = False) -> Scores:
+        """Score then learn, window by window."""
+        columns = panel.channels
+        if columns != self._columns:
+            self._columns = columns
+            self._allocate(len(self._keys) * len(columns))
+        values = panel.channel_values()
+        shape = values.shape
+        flat = values.reshape(shape[0], -1)
+        quantum = np.tile([_quantum(c, panel.window_ns) for c in columns], shape[1])
+        warmup, _, relearn, flag, refit = self._params
+        out = [np.full(flat.shape, np.nan) for _ in range(4)]
+        side = np.zeros(flat.shape, np.int8)
+        _advance(
+            flat, quantum, int(warmup), int(relearn), flag, int(refit), self._ring, self._spare, self._registers,
+            out[0], side, *out[1:],
+        )  # fmt: skip
+        surprise, expected, lo, hi = (x.reshape(shape) for x in out)
+        if not explain:
+            return Scores(panel.keys, columns, panel.end_ns, surprise, side.reshape(shape))
+        return Scores(panel.keys, columns, panel.end_ns, surprise, side.reshape(shape), expected, lo, hi)
+
+    def snapshot(self) -> State:
+        return {
+            "params": np.array(self._params),
+            "keys": np.array([str(k) for k in self._keys], dtype=np.str_),
+            "columns": np.array(self._columns, dtype=np.str_),
+            "ring": self._ring.copy(),
+            "spare": self._spare.copy(),
+            "registers": self._registers.copy(),
+        }
+
+    def restore(self, state: State) -> None:
+        if tuple(float(x) for x in state["params"]) != self._params:
+            raise StoreError("reference model state: it is of other parameters")
+        self._keys = tuple(SeriesKey.parse(str(k)) for k in state["keys"])
+        self._columns = tuple(str(c) for c in state["columns"])
+        self._ring = np.array(state["ring"], np.float64)
+        self._spare = np.array(state["spare"], np.float64)
+        self._registers = np.array(state["registers"], np.float64)
+
+
+def _quantum(column: str, window_ns: int) -> float:
+    """Smallest step of a column that means something: one event, as a count or as a rate per second."""
+    if column.startswith("rate"):
+        return 1e9 / window_ns
+    return 1.0 if column.startswith(("count", "sum", "increment", "last", "max")) else 1e-3
