@@ -8,7 +8,7 @@ already is recognised by its id.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,6 +70,7 @@ class Engine:
         self.offsets: dict[str, Nanos] = {}
         self.watermark_ns = NEVER
         self.alerted = 0
+        self._restored: set[tuple[str, str]] = set()
         self._turn = 0
 
     def detectors(self, host: str) -> list[Detector]:
@@ -154,12 +155,32 @@ class Engine:
                 self._grouper.restore(snapshot.arrays)
                 continue
             for detector in self.detectors(host):
-                if detector.spec.name == spec and detector.spec.digest == snapshot.meta["digest"]:
+                meta = snapshot.meta
+                if detector.spec.name == spec and (meta["digest"], meta["version"]) == (
+                    detector.spec.digest,
+                    detector.version,
+                ):
                     detector.restore(snapshot)
+                    self._restored.add((host, spec))
         self.offsets = {h: int(v) for h, v in kept.meta["offsets"].items()}
         self.watermark_ns = int(kept.meta["watermark_ns"])
         self._turn = int(kept.meta["turn"])
         return dict(self.offsets)
+
+    def unwarmed(self) -> list[tuple[str, Detector]]:
+        """Detectors of hosts with a history that the checkpoint does not know (new champions): (host, detector)."""
+        return [
+            (host, d)
+            for host in sorted(self.offsets)
+            for d in self.detectors(host)
+            if (host, d.spec.name) not in self._restored
+        ]
+
+    def warm(self, detector: Detector, batches: Iterable[Events]) -> None:
+        """Replay history silently: what it would have said is dropped, up to the committed offset."""
+        for events in batches:
+            detector.push(events)
+            detector.close(detector.watermark_ns)
 
 
 def _safe(name: str) -> str:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import io
 import json
 import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from telemetry.types import Alert, Snapshot
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 __all__ = ["Dossier", "Registered", "Registry", "code_digest", "parse_name"]
 
@@ -177,7 +179,8 @@ class Registry:
                     pip_requirements=[f"{k}=={v}" for k, v in _libraries().items()],
                 )
                 self._log_metrics(evaluation, model.model_id)
-                version = mlflow.register_model(model.model_uri, spec.name, tags=tags)
+                with redirect_stderr(io.StringIO()):  # it greets each version on standard error
+                    version = mlflow.register_model(model.model_uri, spec.name, tags=tags)
         return Registered(spec.name, str(version.version), spec, snapshot, run.info.run_id, tags)
 
     def log_run(self, spec: DetectorSpec, evaluation: Dossier, *, parent: str | None = None) -> str:

@@ -20,6 +20,7 @@ __all__ = ["Locked", "Result", "score"]
 
 LEASE_NS = 300_000_000_000
 CHECKPOINT_NS = 60_000_000_000
+WARM_NS = 3_600_000_000_000
 
 
 class Locked(NoDataError):
@@ -97,6 +98,9 @@ def _catch_up(
         sinks=[s.name for s in sinks],
     )  # fmt: skip
     engine.resume()
+    for host, detector in engine.unwarmed():
+        until = engine.offsets[host]
+        engine.warm(detector, store.read(max(0, until - WARM_NS), until, select=f'host="{host}"'))
     events = alerts = incidents = 0
     at = time.monotonic_ns()
     hosts = sorted(store.hosts())

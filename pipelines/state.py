@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from pipelines.codec import decode_alert, decode_incident, encode
 from telemetry.errors import ConfigError, StoreError
 from telemetry.types import Alert, Incident, IncidentChange, Label, Nanos
 
-__all__ = ["Champion", "Checkpoint", "Outgoing", "StateDB"]
+__all__ = ["Champion", "Checkpoint", "Outgoing", "StateDB", "restore_backup"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ class StateDB:
         text = os.fspath(url)
         self.url = text if "://" in text else f"sqlite:///{text}"
         self._sqlite = self.url.startswith("sqlite")
-        path = self.url.removeprefix("sqlite:///").partition("?")[0] if self._sqlite else ""
+        path = self._path = self.url.removeprefix("sqlite:///").partition("?")[0] if self._sqlite else ""
         if path and not create and not Path(path).exists():
             raise StoreError(f"{path}: no state database there (run 'tailwatch score' or 'tailwatch demo' first)")
         try:
@@ -431,6 +432,37 @@ class StateDB:
             for seq in seqs:
                 c.execute(sa.update(t.outbox).where(t.outbox.c.seq == seq).values(**values))
 
+    def trim(self, before_ns: Nanos) -> dict[str, int]:
+        """Remove alerts, resolved incidents (with their steps) and delivered messages older than `before_ns`."""
+        old = sa.select(t.incidents.c.id).where(t.incidents.c.state == "resolved", t.incidents.c.updated_ns < before_ns)
+        deletions = {
+            "incident steps": sa.delete(t.changes).where(t.changes.c.incident_id.in_(old)),
+            "incidents": sa.delete(t.incidents).where(t.incidents.c.id.in_(old)),
+            "alerts": sa.delete(t.alerts).where(t.alerts.c.end_ns < before_ns),
+            "messages": sa.delete(t.outbox).where(t.outbox.c.state == "delivered"),
+            "notes": sa.delete(t.notes).where(t.notes.c.at_ns < before_ns),
+        }
+        with self.transaction() as c:
+            return {what: int(c.execute(d).rowcount) for what, d in deletions.items()}
+
+    def backup(self, target: str) -> None:
+        """Copy a live SQLite database to a new file.
+
+        Raises
+        ------
+        ConfigError
+            The database is not SQLite, or `target` exists.
+        """
+        if not self._sqlite:
+            raise ConfigError("state backup: for PostgreSQL use pg_dump")
+        if Path(target).exists():
+            raise ConfigError(f"state backup: {target} is there already")
+        try:
+            with closing(sqlite3.connect(self._path)) as live, closing(sqlite3.connect(target)) as copy:
+                live.backup(copy)
+        except sqlite3.Error as error:
+            raise StoreError(f"{target}: cannot be written: {error}") from None
+
     def note(self, part: str, at_ns: Nanos, what: str, body: Mapping[str, Any]) -> None:
         """Record something that happened to Tailwatch itself (a gap in the input, a refused state)."""
         with self.transaction() as c:
@@ -441,6 +473,29 @@ class StateDB:
             return [
                 dict(r) for r in c.execute(sa.select(t.notes).order_by(t.notes.c.seq.desc()).limit(limit)).mappings()
             ]
+
+
+def restore_backup(url: str, source: str) -> str:
+    """Put the SQLite file `source` in the place of the database `url`; the old one stays as ``.before``.
+
+    Raises
+    ------
+    StoreError
+        `source` is not a Tailwatch state database.
+    """
+    if "://" in url and not url.startswith("sqlite:///"):
+        raise ConfigError("state restore: for PostgreSQL use pg_restore")
+    path = Path(url.removeprefix("sqlite:///"))
+    fresh = path.with_name(path.name + ".new")
+    with StateDB(source, create=False) as kept:
+        fresh.unlink(missing_ok=True)
+        kept.backup(str(fresh))
+    if path.exists():
+        os.replace(path, path.with_name(path.name + ".before"))
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    os.replace(fresh, path)
+    return str(path)
 
 
 def _message(change: IncidentChange) -> str:
