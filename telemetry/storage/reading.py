@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -181,7 +182,7 @@ class _Public:
             self._tuple = tuple(self._keys)
             series = self._codes[rows.code]
         bounds = [0, *(np.flatnonzero(np.diff(real)) + 1).tolist(), len(real)]
-        for lo, hi in zip(bounds, bounds[1:], strict=False):
+        for lo, hi in pairwise(bounds):
             if hi == lo:
                 continue
             value = rows.value[lo:hi]

@@ -1,0 +1,149 @@
+"""The harvester: everything a latency-sensitive host says, at a rate where stalls can be seen, unnoticed.
+
+It owns no clock but the stamps of its reads: whoever calls `Harvester.sample` sets the pace.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from telemetry.host.config import ConfigWatch
+from telemetry.host.processes import ProcessWatch
+from telemetry.host.tier import Tier
+from telemetry.procfs import namespace_set, online_cpus, standard_set
+from telemetry.types import Events, Nanos, SeriesKey
+
+__all__ = ["Harvester"]
+
+
+class Harvester:
+    """Samples of one host.
+
+    Parameters
+    ----------
+    root : path
+        ``/`` live, a fixture tree in tests.
+    host : str
+        The label of all its series.
+    hz : float
+        Rate of the base tier. Configuration is looked at once a second.
+    fast_hz : float
+        Rate of the fast tier (softnet, pressure, UDP sockets, threads' run and wait time); 0 reads it at `hz`.
+    processes : sequence of str
+        Regular expressions of names (``comm`` or the first word of the command line), or ``cgroup:PATH``: the
+        processes whose threads are watched.
+    namespaces : bool
+        Watch all network namespaces that some process lives in, not only our own.
+    boot_id : str
+        The one last seen; another gives ``boot_id_changed``.
+
+    Examples
+    --------
+    >>> harvester = Harvester(host="tx07")                               # doctest: +SKIP
+    >>> for batch in harvester.sample():                                 # doctest: +SKIP
+    ...     store.append(batch)
+    """
+
+    def __init__(
+        self,
+        root: str | Path = "/",
+        *,
+        host: str,
+        hz: float = 10.0,
+        fast_hz: float = 0.0,
+        processes: Sequence[str] = (),
+        namespaces: bool = True,
+        boot_id: str = "",
+    ) -> None:
+        self.host, self.root = host, Path(root)
+        self.hz, self.fast_hz = hz, max(fast_hz, 0.0)
+        self.tick_ns = round(1e9 / max(hz, fast_hz))
+        self._base_every = max(1, round(fast_hz / hz)) if fast_hz > hz else 1
+        per_second = max(hz, fast_hz)
+        self._slow_every = max(1, round(per_second))
+        self._look_every = max(1, round(per_second))
+        self._tick = 0
+        whole = standard_set(self.root, host)
+        own = namespace_set(self.root, host, "proc/net", devices=True)
+        fast = [*whole.fast, *own.fast]
+        self._fast = Tier(fast if self.fast_hz > hz else [])
+        self._base = Tier([*([] if self.fast_hz > hz else fast), *whole.base, *own.base])
+        self._slow = Tier([*whole.slow, *own.slow])
+        self._watch = ProcessWatch(self.root, host, processes, namespaces=namespaces)
+        self._config = ConfigWatch(self.root, host, boot_id)
+        self._own = (
+            tuple(SeriesKey.of(host, name) for name in ("sampler_late_ns", "sampler_cost_ns")),
+            np.arange(2),
+        )
+        self._own[1].flags.writeable = False
+        self._cost = self._late = 0
+        self._look()
+
+    @property
+    def _tiers(self) -> tuple[Tier, Tier, Tier]:
+        return self._fast, self._base, self._slow
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """What cannot be read, and why."""
+        return {name: why for tier in self._tiers for name, why in tier.missing.items()}
+
+    @property
+    def keys(self) -> tuple[SeriesKey, ...]:
+        """The series being read now."""
+        return tuple(k for tier in self._tiers for k in tier.keys)
+
+    @property
+    def boot_id(self) -> str:
+        """The running kernel's boot id, or "" if it does not say."""
+        return self._config.boot_id
+
+    @property
+    def cpus(self) -> list[str]:
+        """The online CPUs."""
+        return online_cpus(self.root)
+
+    def late(self, late_ns: Nanos) -> None:
+        """Say how late the coming sample is; it becomes the series ``sampler_late_ns``."""
+        self._late = max(self._late, late_ns)
+
+    def sample(self) -> list[Events]:
+        """Read whatever is due at this tick."""
+        start = time.thread_time_ns()
+        tick = self._tick
+        self._tick += 1
+        out = []
+        if self._fast.sources:
+            out.append(self._fast.sample())
+        if tick % self._base_every == 0:
+            out.append(self._base.sample())
+            now = time.time_ns()
+            both = np.full(2, now, np.int64)
+            out.append(Events(*self._own, both, both, np.array([self._late, self._cost], np.int64)))
+            self._late = self._cost = 0
+        if tick % self._slow_every == 0:
+            out.append(self._slow.sample())
+            out.append(self._config.look())
+        if tick and tick % self._look_every == 0:
+            self._look()
+        self._cost += time.thread_time_ns() - start
+        return [b for b in out if len(b)]
+
+    def close(self) -> None:
+        """Let go of all descriptors."""
+        for tier in self._tiers:
+            tier.close()
+
+    def _look(self) -> None:
+        """Once a second: who came, who went, what can be read now that could not before."""
+        came, gone = self._watch.look()
+        fast = self._fast if self.fast_hz > self.hz else self._base
+        fast.replace(came.fast, gone.fast)
+        self._base.replace(came.base, gone.base)
+        self._slow.replace(came.slow, gone.slow)
+        for tier in self._tiers:
+            tier.retry()

@@ -1,0 +1,123 @@
+"""A file of numbers kept open, and what a source of samples is."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from telemetry.errors import InputError
+from telemetry.host.scan import Field, lines, scan_fields
+from telemetry.host.tables import Parser
+from telemetry.types import Int64, SeriesKey
+
+__all__ = ["HostSource", "TextFile"]
+
+_GONE = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.ENXIO)
+_MAX_BYTES = 64 << 20
+
+
+class HostSource(Protocol):
+    """Some series that are read together."""
+
+    name: str
+
+    def discover(self) -> Sequence[SeriesKey]:
+        """Open, read the names; returns the series in the order of the values.
+
+        Raises
+        ------
+        OSError, InputError
+            If there is nothing to read, or it is not what it should be.
+        """
+        ...
+
+    def read(self, out: Int64) -> bool:
+        """Fill in the values; False if the series are no longer the same (then `discover` again)."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class TextFile:
+    """A file of /proc or /sys whose numbers are series. The descriptor stays open.
+
+    Parameters
+    ----------
+    path : path
+    host : str
+    parser : from the file's words to fields
+    hexa : bool
+        Numbers are hexadecimal.
+    """
+
+    def __init__(self, path: str | Path, host: str, parser: Parser, *, hexa: bool = False) -> None:
+        self.name = str(path)
+        self.malformed = 0
+        self._host = host
+        self._parser = parser
+        self._hexa = hexa
+        self._fd = -1
+        self._reads = 1
+        self._buffer = bytearray(16_384)
+        self._view = memoryview(self._buffer)
+        self._bytes = np.frombuffer(self._buffer, np.uint8)
+        self._numbers = np.empty(0, np.int64)
+        self._pick = self._scale = np.empty(0, np.int64)
+        self._expected = (-1, 0)
+
+    def discover(self) -> Sequence[SeriesKey]:
+        if self._fd < 0:
+            self._fd = os.open(self.name, os.O_RDONLY | os.O_CLOEXEC)
+        size = self._fill(1 << 30)
+        text = bytes(self._view[:size])
+        fields: list[Field] = self._parser(lines(text, hexa=self._hexa))
+        self._numbers = np.zeros(size // 2 + 2, np.int64)
+        self._pick = np.array([f.number for f in fields], np.int64)
+        self._scale = np.array([f.scale for f in fields], np.int64)
+        out = np.empty(len(fields), np.int64)
+        self._expected = scan_fields(self._bytes, size, self._hexa, self._numbers, self._pick, self._scale, out)
+        return [SeriesKey(self._host, f.metric, f.labels) for f in fields]
+
+    def read(self, out: Int64) -> bool:
+        for reads in (self._reads, 1 << 30):
+            size = self._fill(reads)
+            found = scan_fields(self._bytes, size, self._hexa, self._numbers, self._pick, self._scale, out)
+            if found == self._expected:
+                return True
+        return False
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _fill(self, reads: int) -> int:
+        """Read the file from its start; with `reads` as many times as it took to get all of it the last time."""
+        size = done = 0
+        while done < reads:
+            got = os.preadv(self._fd, (self._view[size:],), size)
+            if got == 0:
+                break
+            done += 1
+            size += got
+            if size == len(self._buffer):
+                self._grow()
+        self._reads = done
+        return size
+
+    def _grow(self) -> None:
+        if len(self._buffer) >= _MAX_BYTES:
+            raise InputError(f"{self.name}: expected at most {_MAX_BYTES >> 20} MB, got more")
+        self._buffer = self._buffer + bytearray(len(self._buffer))
+        self._view = memoryview(self._buffer)
+        self._bytes = np.frombuffer(self._buffer, np.uint8)
+
+
+def is_gone(error: OSError) -> bool:
+    """Whether an error says that the thing read is no more (a thread that ended, a device pulled out)."""
+    return error.errno in _GONE

@@ -1,0 +1,171 @@
+"""Sources that are read at one rate, and their samples as one batch of events."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from telemetry.errors import InputError
+from telemetry.host.sources import HostSource
+from telemetry.types import Events, Int64, Nanos, SeriesKey
+
+__all__ = ["Tier"]
+
+
+class Tier:
+    """Reads its sources one after the other; each is stamped before and after, its time is the middle.
+
+    Parameters
+    ----------
+    sources : sequence of HostSource
+
+    Notes
+    -----
+    What cannot be read is left out and named in `missing`; it is tried again at each `retry`. A source whose
+    series change is looked at anew within the same sample, so nothing of it is lost. Keys and their numbers stay
+    the same objects from sample to sample while no series comes or goes.
+    """
+
+    def __init__(self, sources: Sequence[HostSource]) -> None:
+        self._sources = list(sources)
+        self._fields: dict[int, Sequence[SeriesKey]] = {}
+        self._plan: list[tuple[HostSource, int, int]] = []
+        self._counts = np.empty(0, np.int64)
+        self._stale = False
+        self.missing: dict[str, str] = {}
+        """Why a source is not there, in one line, by its name."""
+        self.rediscovered = 0
+        self._keys: tuple[SeriesKey, ...] = ()
+        self.series: Int64 = np.empty(0, np.int64)
+
+    @property
+    def keys(self) -> tuple[SeriesKey, ...]:
+        """The series being read now."""
+        if self._stale:
+            self._lay_out()
+        return self._keys
+
+    @property
+    def sources(self) -> Sequence[HostSource]:
+        return self._sources
+
+    def replace(self, add: Sequence[HostSource] = (), remove: Sequence[HostSource] = ()) -> None:
+        """Bring sources in and out (a process started, a thread ended)."""
+        for source in remove:
+            self._drop(source)
+            self._sources.remove(source)
+            self.missing.pop(source.name, None)
+        for source in add:
+            self._sources.append(source)
+            self._discover(source)
+        self._stale = self._stale or bool(add or remove)
+
+    def retry(self) -> None:
+        """Look again for what was not there."""
+        for source in self._sources:
+            if id(source) not in self._fields:
+                self._discover(source)
+
+    def sample(self) -> Events:
+        """Read everything once; seen_ns is the end of it."""
+        if self._stale:
+            self._lay_out()
+        values = np.empty(len(self.series), np.int64)
+        stamps = np.empty(len(self._plan) + 1, np.int64)
+        clock = time.time_ns
+        stamps[0] = clock()
+        failed = []
+        for i, (source, lo, hi) in enumerate(self._plan):
+            try:
+                same = source.read(values[lo:hi])
+            except (OSError, InputError) as error:
+                self._drop(source)
+                self.missing[source.name] = _why(error)
+                same = False
+            if not same:
+                failed.append(i)
+            stamps[i + 1] = clock()
+        middle = stamps[:-1] + np.diff(stamps) // 2
+        if failed:
+            return self._anew(values, middle, failed)
+        return self._events(self._keys, self.series, np.repeat(middle, self._counts), values, int(stamps[-1]))
+
+    def close(self) -> None:
+        for source in self._sources:
+            source.close()
+
+    def _anew(self, values: Int64, middle: Int64, failed: list[int]) -> Events:
+        """Some sources changed: keep what the others gave, read those again by their new names."""
+        kept = [
+            (s, self._fields[id(s)], values[lo:hi], middle[i])
+            for i, (s, lo, hi) in enumerate(self._plan)
+            if i not in failed
+        ]
+        for i in failed:
+            source = self._plan[i][0]
+            self.rediscovered += 1
+            if not self._discover(source):
+                continue
+            keys = self._fields[id(source)]
+            again = np.empty(len(keys), np.int64)
+            before = time.time_ns()
+            try:
+                good = source.read(again)
+            except (OSError, InputError) as error:
+                self._drop(source)
+                self.missing[source.name] = _why(error)
+                continue
+            if good:
+                kept.append((source, keys, again, np.int64(before + (time.time_ns() - before) // 2)))
+            else:
+                # It changes from one read to the next: nothing of this sample can be trusted.
+                self._drop(source)
+                self.missing[source.name] = "changed while it was read"
+        self._lay_out()
+        keys = tuple(k for _, names, _, _ in kept for k in names)
+        parts = [v for _, _, v, _ in kept]
+        times = np.repeat(np.array([t for _, _, _, t in kept], np.int64), [len(p) for p in parts])
+        whole = np.concatenate(parts) if parts else np.empty(0, np.int64)
+        return self._events(keys, np.arange(len(keys)), times, whole, time.time_ns())
+
+    def _events(self, keys: tuple[SeriesKey, ...], series: Int64, times: Int64, values: Int64, seen: Nanos) -> Events:
+        return Events(keys, series, times, np.full(len(values), seen, np.int64), values)
+
+    def _discover(self, source: HostSource) -> bool:
+        try:
+            keys = source.discover()
+        except (OSError, InputError) as error:
+            self._drop(source)
+            self.missing[source.name] = _why(error)
+            return False
+        if self._fields.get(id(source)) != keys:
+            self._fields[id(source)] = keys
+            self._stale = True
+        self.missing.pop(source.name, None)
+        return True
+
+    def _drop(self, source: HostSource) -> None:
+        source.close()
+        if self._fields.pop(id(source), None) is not None:
+            self._stale = True
+
+    def _lay_out(self) -> None:
+        self._plan, at = [], 0
+        keys: list[SeriesKey] = []
+        for source in self._sources:
+            names = self._fields.get(id(source))
+            if names:
+                self._plan.append((source, at, at + len(names)))
+                keys.extend(names)
+                at += len(names)
+        self._keys = tuple(keys)
+        self.series = np.arange(at)
+        self.series.flags.writeable = False
+        self._counts = np.array([hi - lo for _, lo, hi in self._plan], np.int64)
+        self._stale = False
+
+
+def _why(error: Exception) -> str:
+    return (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)

@@ -1,0 +1,154 @@
+"""The standard set: which files a host has, how each is read, and how often it pays.
+
+Rates: *fast* (100 Hz) is what changes within a stall and is cheap; *base* (10 Hz) the rest of what moves; *slow*
+(1 Hz) what hardly does.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from telemetry.host import tables
+from telemetry.host.sources import TextFile
+from telemetry.host.udp import UdpSockets
+
+__all__ = ["Set", "cpu_list", "mask_of", "namespace_set", "online_cpus", "standard_set"]
+
+
+class Set(NamedTuple):
+    """Sources by rate. Of those in `fast`, a harvester without a fast tier reads all at the base rate."""
+
+    fast: list[TextFile | UdpSockets]
+    base: list[TextFile | UdpSockets]
+    slow: list[TextFile | UdpSockets]
+
+
+def cpu_list(text: str) -> list[int]:
+    """Read ``0-3,8``; an empty text is no CPU."""
+    out: list[int] = []
+    for span in text.strip().split(","):
+        if span.strip():
+            lo, _, hi = span.strip().partition("-")
+            out.extend(range(int(lo), int(hi or lo) + 1))
+    return out
+
+
+def mask_of(cpus: list[int]) -> int:
+    """CPUs as bits; those above 62 do not fit an int64 and are folded in (a change is still a change)."""
+    mask = 0
+    for cpu in cpus:
+        mask ^= 1 << (cpu % 63)
+    return mask
+
+
+def online_cpus(root: Path) -> list[str]:
+    """Names of the online CPUs, or none if the kernel does not say."""
+    try:
+        return [str(c) for c in cpu_list((root / "sys/devices/system/cpu/online").read_text())]
+    except (OSError, ValueError):
+        return []
+
+
+def standard_set(root: str | Path, host: str) -> Set:
+    """All sources of the inventory that do not belong to one process or network namespace.
+
+    Parameters
+    ----------
+    root : path
+        ``/`` live, a fixture tree in tests.
+    """
+    root = Path(root)
+    proc, sys = root / "proc", root / "sys"
+
+    def table(path: Path, parser: tables.Parser, *, hexa: bool = False) -> TextFile:
+        return TextFile(path, host, parser, hexa=hexa)
+
+    fast: list[TextFile | UdpSockets] = [
+        table(proc / "net/softnet_stat", tables.softnet(online_cpus(root)), hexa=True),
+        *(table(proc / "pressure" / r, tables.pressure(r)) for r in ("cpu", "memory", "io", "irq")),
+    ]
+    base: list[TextFile | UdpSockets] = [
+        table(proc / "interrupts", tables.interrupts),
+        table(proc / "softirqs", tables.softirqs),
+        table(proc / "stat", tables.stat),
+        table(proc / "schedstat", tables.schedstat),
+        table(proc / "vmstat", tables.vmstat),
+        table(proc / "meminfo", tables.meminfo),
+        table(proc / "diskstats", tables.diskstats),
+        table(proc / "net/stat/nf_conntrack", tables.conntrack_stat, hexa=True),
+        table(proc / "sys/net/netfilter/nf_conntrack_count", tables.single("conntrack_entries")),
+    ]
+    slow: list[TextFile | UdpSockets] = [
+        table(proc / "sys/net/netfilter/nf_conntrack_max", tables.single("conntrack_limit")),
+    ]
+    for node in sorted((sys / "devices/system/node").glob("node[0-9]*")):
+        slow.append(table(node / "numastat", tables.numastat(node.name[4:])))
+    for cpu in sorted((sys / "devices/system/cpu").glob("cpu[0-9]*")):
+        name = cpu.name[3:]
+        if (cpu / "cpufreq/scaling_cur_freq").exists():
+            path = cpu / "cpufreq/scaling_cur_freq"
+            slow.append(table(path, tables.single("power_frequency_hz", 1000, cpu=name)))
+        for kind in ("core", "package"):
+            path = cpu / f"thermal_throttle/{kind}_throttle_count"
+            if path.exists():
+                slow.append(table(path, tables.single(f"thermal_{kind}_throttle_total", cpu=name)))
+        for state in sorted((cpu / "cpuidle").glob("state[0-9]*")):
+            label = {"cpu": name, "state": _word(state / "name") or state.name}
+            slow.append(table(state / "time", tables.single("power_idle_us_total", **label)))
+    for memory in sorted((sys / "devices/system/edac/mc").glob("mc[0-9]*")):
+        for kind in ("ce", "ue"):
+            slow.append(table(memory / f"{kind}_count", tables.single(f"edac_{kind}_errors_total", mc=memory.name[2:])))
+    for zone in sorted((sys / "class/thermal").glob("thermal_zone[0-9]*")):
+        label = {"zone": zone.name[12:], "type": _word(zone / "type")}
+        slow.append(table(zone / "temp", tables.single("thermal_millicelsius", **label)))
+    return Set(fast, base, slow)
+
+
+def namespace_set(root: str | Path, host: str, net: str, netns: str = "", *, devices: bool = False) -> Set:
+    """Sources of one network namespace.
+
+    Parameters
+    ----------
+    net : str
+        Folder of its tables within `root` (``proc/net`` or ``proc/PID/net``).
+    netns : str
+        The label; empty for the host's own.
+    devices : bool
+        Also read devices from /sys, which shows those of our own namespace only.
+    """
+    root = Path(root)
+    folder = root / net
+    base: list[TextFile | UdpSockets] = [
+        TextFile(folder / "snmp", host, tables.snmp(netns)),
+        TextFile(folder / "netstat", host, tables.snmp(netns)),
+        TextFile(folder / "snmp6", host, tables.snmp6(netns)),
+        TextFile(folder / "dev", host, tables.net_dev(netns)),
+        TextFile(folder / "sockstat", host, tables.sockstat(netns)),
+    ]
+    slow: list[TextFile | UdpSockets] = []
+    if devices:
+        for device in sorted((root / "sys/class/net").glob("*")):
+            if device.name == "lo" or not (device / "statistics").is_dir():
+                continue
+            label = {"device": device.name, "netns": netns}
+            for name in ("rx_missed_errors", "rx_crc_errors", "rx_over_errors", "rx_nohandler"):
+                path = device / "statistics" / name
+                base.append(TextFile(path, host, tables.single(f"nic_{name.removesuffix('_errors')}_total", **label)))
+            slow.append(TextFile(device / "carrier_changes", host, tables.single("nic_carrier_changes_total", **label)))
+    fast: list[TextFile | UdpSockets] = [UdpSockets(folder / "udp", host, netns)]
+    return Set(fast, base, slow)
+
+
+def _word(path: Path) -> str:
+    try:
+        return re.sub(r"\s+", " ", path.read_text(errors="replace")).strip()
+    except OSError:
+        return ""
+
+
+def exists(path: Path) -> bool:
+    """Whether something can be read there."""
+    return os.access(path, os.R_OK)
