@@ -68,8 +68,8 @@ def block_bootstrap(
         used = np.flatnonzero(table.sum(0))  # only the bins that hold anything, to keep the product small
         weights = rng.multinomial(len(table), np.full(len(table), 1 / len(table)), RESAMPLES).astype(np.float64)
         bins.append(used[np.minimum(_quantiles(weights @ table[:, used], q), len(used) - 1)])
-    above, below = np.mean(bins[1] <= bins[0]), np.mean(bins[1] >= bins[0])
-    return float(min(1.0, 2 * min(above, below)))
+    above, below = float((bins[1] <= bins[0]).mean()), float((bins[1] >= bins[0]).mean())
+    return min(1.0, 2 * min(above, below))
 
 
 def lost_messages(md: Int64, sent: int, window: tuple[int, int]) -> int:

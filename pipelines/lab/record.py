@@ -26,7 +26,7 @@ import numpy as np
 from pipelines.lab.journal import Journal, state_dir
 from pipelines.lab.moved import judge
 from pipelines.lab.rewrite import shift_capture
-from pipelines.lab.run import Run
+from pipelines.lab.run import ROOT, Run, worker_argv
 from pipelines.lab.scenarios import Scenario
 from pipelines.lab.topology import HOSTS, Net
 from telemetry.errors import ConfigError
@@ -121,8 +121,7 @@ def uninterrupted() -> Iterator[None]:
 
 def guard(journal: Journal) -> subprocess.Popen[bytes]:
     """Start the watchdog: a process that restores the journal should this one be killed."""
-    root = str(Path(__file__).parents[2])
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (ROOT, os.environ.get("PYTHONPATH"))))}
     argv = [sys.executable, "-m", "pipelines.lab.journal", str(journal.path)]
     return subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL, start_new_session=True)
 
@@ -135,31 +134,31 @@ def _record(run: Run, scenario: Scenario, seed: str, seconds: float, folder: Pat
     cluster = run.draw("background_cluster", 0.06, 0.2)
     net.build()
     for host in ("noise", "sw"):
-        run.workers[host] = run.spawn(host, host, [sys.executable, "-S", "-E", _script("load.py"), "idle"])
+        run.workers[host] = run.spawn(host, host, worker_argv("load", "idle"))
     if scenario.relay:
-        relay = run.worker("relay", "sw", "relay.py", "--seed", seed, "--out", str(scratch / "relay.json"))
+        relay = run.worker("relay", "sw", "relay", "--seed", seed, "--out", str(scratch / "relay.json"))
         _ready(run, "relay", relay)
     if scenario.prepare is not None:
         scenario.prepare(run)
     taps = {host: tap(run, host, folder / f"{host}.pcap") for host in ("exch", "trd")}
-    run.worker("engine", "exch", "engine.py")
+    run.worker("engine", "exch", "engine")
     time.sleep(0.3)
-    run.worker(
-        "strategy", "trd", "strategy.py", "--rcvbuf", str(scenario.rcvbuf), "--out", str(scratch / "app"), cpu=run.cpu
-    )
+    trader = ["--rcvbuf", str(scenario.rcvbuf), "--out", str(scratch / "app")]
+    run.worker("strategy", "trd", "strategy", *trader, rt=10, cpu=run.cpu)
     run.t0_ns = time.time_ns() + 1_200_000_000
     publisher = ["--seed", seed, "--start-ns", str(run.t0_ns), "--rate", str(rate), "--cluster", str(cluster)]
-    run.worker("publisher", "exch", "publisher.py", *publisher, "--out", str(scratch / "sent.json"))
+    run.worker("publisher", "exch", "publisher", *publisher, "--out", str(scratch / "sent.json"))
+    run.start_ns = run.t0_ns + int(onset * 1e9)
+    run.end_ns = run.t0_ns + int(end * 1e9)
+    run.stop_ns = run.t0_ns + int(seconds * 1e9)
     names = {"strat": "strategy", "me": "engine", "pub": "publisher"} | ({"relay": "relay"} if scenario.relay else {})
     flags = [f"--process={short}={run.workers[name].pid}" for short, name in names.items()]
     pids = {"trd": "strategy", "exch": "engine", "noise": "noise", "sw": "sw"}
     flags += [f"--space={host}={run.workers[pids[host]].pid}" for host in HOSTS]
-    sampler = run.worker("sampler", None, "sampler.py", *flags, "--out", str(folder / "proc_10hz.csv.gz"))
+    flags += ["--from-ns", str(run.t0_ns), "--until-ns", str(run.stop_ns)]
+    sampler = run.worker("sampler", None, "sampler", *flags, "--out", str(folder / "proc_10hz.csv.gz"), rt=1)
     _ready(run, "sampler", sampler)
 
-    run.start_ns = run.t0_ns + int(onset * 1e9)
-    run.end_ns = run.t0_ns + int(end * 1e9)
-    run.stop_ns = run.t0_ns + int(seconds * 1e9)
     loads = [os.getloadavg()[0]]
     run.sleep_until(run.start_ns)
     actual_start = time.time()
@@ -230,10 +229,6 @@ def _record(run: Run, scenario: Scenario, seed: str, seconds: float, folder: Pat
     return label
 
 
-def _script(name: str) -> str:
-    return str(Path(__file__).parent / "workers" / name)
-
-
 def _ready(run: Run, name: str, process: subprocess.Popen[bytes]) -> None:
     """Wait until a process says ``ready``."""
     if process.stdout is None or process.stdout.readline().strip() != b"ready":
@@ -246,7 +241,7 @@ def tap(run: Run, host: str, path: Path) -> subprocess.Popen[bytes]:
     name = f"tap-{host}"
     log = run.scratch / f"{name}.err"
     for stamp in (["-j", "host"], []):
-        process = run.spawn(name, host, [*base, *stamp, "-w", str(path), TAP_FILTER], nice=-10)
+        process = run.spawn(name, host, [*base, *stamp, "-w", str(path), TAP_FILTER], rt=2)
         until = time.monotonic() + 10
         while time.monotonic() < until and process.poll() is None:
             if "listening on" in log.read_text():

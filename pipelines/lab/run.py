@@ -20,11 +20,16 @@ from pipelines.lab.journal import Journal
 from pipelines.lab.topology import Net
 from telemetry.errors import ConfigError
 
-__all__ = ["WORKERS", "Run"]
+__all__ = ["ROOT", "Run", "worker_argv"]
 
-WORKERS = Path(__file__).parent / "workers"
+ROOT = str(Path(__file__).parents[2])
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
+
+
+def worker_argv(module: str, *args: str) -> list[str]:
+    """Return the command line of a worker: the standard library alone (``-S``), so it starts at once."""
+    return [sys.executable, "-S", "-m", f"pipelines.lab.workers.{module}", *args]
 
 
 class Run:
@@ -113,12 +118,25 @@ class Run:
         self.actions.append({"t": time.time(), "cmd": text})
 
     def spawn(
-        self, name: str, host: str | None, argv: Sequence[str], *, nice: int = 0, cpu: int | None = None
+        self,
+        name: str,
+        host: str | None,
+        argv: Sequence[str],
+        *,
+        nice: int = 0,
+        rt: int = 0,
+        cpu: int | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Start a process in a namespace (or in the host's own), in a session of its own, bound to our life."""
+        """Start a process in a namespace (or in the host's own), in a session of its own, bound to our life.
+
+        `rt` > 0 is a SCHED_RR priority: the lab's own processes run so, as a trading process would, and a
+        machine that is busy with something else hardly shows in a recording.
+        """
 
         def before() -> None:
             _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            if rt:
+                os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(rt))
             if nice:
                 os.setpriority(os.PRIO_PROCESS, 0, nice)
             if cpu is not None:
@@ -131,6 +149,7 @@ class Run:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE if name in ("relay", "sampler") else subprocess.DEVNULL,
                 stderr=err,
+                env={**os.environ, "PYTHONPATH": ROOT},
                 start_new_session=True,
                 preexec_fn=before,
             )
@@ -138,10 +157,10 @@ class Run:
         return process
 
     def worker(
-        self, name: str, host: str | None, script: str, *args: str, nice: int = -10, cpu: int | None = None
+        self, name: str, host: str | None, script: str, *args: str, rt: int = 5, cpu: int | None = None
     ) -> subprocess.Popen[bytes]:
         """Start one of the lab's own processes; it must live until it is stopped."""
-        process = self.spawn(name, host, [sys.executable, "-S", "-E", str(WORKERS / script), *args], nice=nice, cpu=cpu)
+        process = self.spawn(name, host, worker_argv(script, *args), rt=rt, cpu=cpu)
         self.workers[name] = process
         return process
 
@@ -169,7 +188,7 @@ class Run:
         flags: list[str] = []
         for key, value in options.items():
             flags += [f"--{key}"] if value is True else [f"--{key}", str(value)]
-        argv = [sys.executable, "-S", "-E", str(WORKERS / "load.py"), kind, *flags]
+        argv = worker_argv("load", kind, *flags)
         with self.command(argv, host, name=kind, nice=nice):
             yield
 
@@ -191,7 +210,7 @@ class Run:
     def background(self, kind: str, host: str | None = None, **options: object) -> None:
         """Run a load for the whole recording."""
         flags = [w for key, value in options.items() for w in (f"--{key}", str(value))]
-        argv = [sys.executable, "-S", "-E", str(WORKERS / "load.py"), kind, *flags]
+        argv = worker_argv("load", kind, *flags)
         self.loads.append(self.spawn(kind, host, argv))
 
     @contextlib.contextmanager

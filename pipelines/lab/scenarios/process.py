@@ -29,11 +29,13 @@ def gc_pause(run: Run) -> None:
 
 
 def udp_overflow(run: Run) -> None:
-    run.tell("strategy", f"slow {int(run.draw('busy_us', 1500, 4000) * 1000)}")
+    how = run.rng.choice(("slow", "block"))  # computing, or waiting for something
+    run.params["reader"] = how
+    run.tell("strategy", f"{how} {int(run.draw('per_message_us', 1500, 4000) * 1000)}")
     try:
         run.until_end()
     finally:
-        run.tell("strategy", "slow 0")
+        run.tell("strategy", f"{how} 0")
 
 
 def microburst(run: Run) -> None:

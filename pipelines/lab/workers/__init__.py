@@ -1,1 +1,1 @@
-"""The processes of the lab: standard library only, started by path, told what to do on stdin."""
+"""The processes of the lab: standard library only, each a module of its own, told what to do on stdin."""

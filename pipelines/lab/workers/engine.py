@@ -11,8 +11,9 @@ from __future__ import annotations
 import argparse
 import select
 import socket
+from typing import Any
 
-from control import Orders, prepare
+from pipelines.lab.workers.control import Orders, prepare
 
 SIZE = 48
 
@@ -45,7 +46,7 @@ def main() -> None:
     buffers: dict[socket.socket, bytearray] = {}
     accepting = True
     while running:
-        watch: list[object] = [entry, *buffers]
+        watch: list[Any] = [entry, *buffers]
         if orders.open:
             watch.append(orders)
         if accepting:

@@ -1,4 +1,4 @@
-"""Loads and disturbances, one a process: ``load.py KIND --option value``; ends at ``--seconds`` or SIGTERM."""
+"""Loads and disturbances, one a process: ``load KIND --option value``; ends at ``--seconds`` or SIGTERM."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Callable
 
-from control import prepare
+from pipelines.lab.workers.control import prepare
 
 UDP_SEGMENT = 103
 Alive = Callable[[], bool]

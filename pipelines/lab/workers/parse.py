@@ -187,14 +187,14 @@ def space(where: str, kind: str, text: str) -> Columns:
     elif kind == "sockstat":
         for row in lines:
             group, *words = row.split()
-            for name, value in zip(words[::2], words[1::2], strict=False):
-                out[f"{where}.sockstat.{group[:-1]}.{name}"] = int(value)
+            for name, text_value in zip(words[::2], words[1::2], strict=False):
+                out[f"{where}.sockstat.{group[:-1]}.{name}"] = int(text_value)
     elif kind == "conntrack_stat" and lines:
         names = lines[0].split()
         for cpu, row in enumerate(lines[1:]):
-            for name, value in zip(names, row.split(), strict=False):
+            for name, text_value in zip(names, row.split(), strict=False):
                 if name == "entries":
-                    out[f"{where}.conntrack.count"] = int(value, 16)
+                    out[f"{where}.conntrack.count"] = int(text_value, 16)
                 else:
-                    out[f"{where}.conntrack_stat.cpu{cpu}.{name}"] = int(value, 16)
+                    out[f"{where}.conntrack_stat.cpu{cpu}.{name}"] = int(text_value, 16)
     return out

@@ -17,7 +17,7 @@ import socket
 import struct
 import time
 
-from control import Orders, prepare
+from pipelines.lab.workers.control import Orders, prepare
 
 SESSION = b"TWLAB00001"
 HEAD = struct.Struct(">10sQHHcBQ")

@@ -21,7 +21,7 @@ import sys
 import time
 from typing import Any
 
-from control import Orders, prepare
+from pipelines.lab.workers.control import Orders, prepare
 
 SOL_PACKET, PACKET_ADD_MEMBERSHIP, PACKET_IGNORE_OUTGOING, PROMISC = 263, 1, 23, 1
 ALL = 0x0003

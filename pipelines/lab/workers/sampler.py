@@ -15,9 +15,9 @@ import os
 import time
 from collections.abc import Callable
 
-import parse
-from control import prepare
-from netlink import Netlink, neighbours, qdiscs
+from pipelines.lab.workers import parse
+from pipelines.lab.workers.control import prepare
+from pipelines.lab.workers.netlink import Netlink, neighbours, qdiscs
 
 HOST = {
     "irq": "/proc/interrupts",
@@ -136,6 +136,8 @@ def main() -> None:
     p.add_argument("--space", action="append", default=[], help="NAME=PID")
     p.add_argument("--process", action="append", default=[], help="NAME=PID")
     p.add_argument("--hz", type=float, default=10.0)
+    p.add_argument("--from-ns", type=int, default=0)
+    p.add_argument("--until-ns", type=int, default=1 << 62)
     p.add_argument("--out", required=True)
     args = p.parse_args()
     running = True
@@ -159,16 +161,23 @@ def main() -> None:
         s.add_space(name, int(pid))
     print("ready", flush=True)
     step = int(1e9 / args.hz)
-    due = time.time_ns() // step * step + step
+    due = max(args.from_ns, time.time_ns() // step * step + step)
     while running:
         wait = (due - time.time_ns()) / 1e9
         if wait > 0:
             time.sleep(min(wait, 0.2))
             continue
+        if due >= args.until_ns:
+            time.sleep(0.2)
+            continue
         s.frame(due)
-        due = max(due + step, time.time_ns() // step * step)
+        due += step
+        if time.time_ns() > due + step:  # too late: go on from now, do not catch up
+            due = time.time_ns()
+    with contextlib.suppress(OSError):  # from here on it is ordinary work
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     columns, rows = s.rows()
-    keep = [c for c in columns if parse.always(c) or any(r.get(c, 0) for r in rows)]
+    keep = [c for c in columns if parse.always(c) or len({r.get(c, 0) for r in rows}) > 1]
     with gzip.open(args.out, "wt", compresslevel=6, newline="") as f:
         out = csv.writer(f, lineterminator="\n")
         out.writerow(["t", *keep])

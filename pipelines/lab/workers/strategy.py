@@ -3,8 +3,9 @@
 Writes, when stopped: ``<out>.md`` (int64 rows: line, sequence, send, kernel receive, user receive,
 drops the socket has counted so far), ``<out>.orders`` (id, trigger sequence, sent, acknowledged or 0).
 
-Orders on stdin: ``slow NS`` (busy per message), ``fault PAGES`` (fresh pages touched per message),
-``fsync PATH|off`` (a log line forced to disk per order), ``nagle on|off`` (two writes per order).
+Orders on stdin: ``slow NS`` (busy per message), ``block NS`` (asleep per message), ``fault PAGES``
+(fresh pages touched per message), ``fsync PATH|off`` (a log line forced to disk per order), ``nagle
+on|off`` (two writes per order).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import socket
 import struct
 import time
 
-from control import Orders, prepare
+from pipelines.lab.workers.control import Orders, prepare
 
 SO_TIMESTAMPNS, SO_RXQ_OVFL = 35, 40
 MOLD = struct.Struct(">10sQHHcBQ")
@@ -53,6 +54,7 @@ class Strategy:
         self.next_id = 1
         self.drops = [0, 0]
         self.slow_ns = 0
+        self.block_s = 0.0
         self.pages = 0
         self.log = -1
         self.nagle = False
@@ -70,6 +72,8 @@ class Strategy:
         name, value = words[0], words[1]
         if name == "slow":
             self.slow_ns = int(value)
+        elif name == "block":
+            self.block_s = int(value) / 1e9
         elif name == "fault":
             self.pages = int(value)
         elif name == "fsync":
@@ -127,6 +131,8 @@ class Strategy:
                 with mmap.mmap(-1, self.pages * 4096) as m:
                     for at in range(0, self.pages * 4096, 4096):
                         m[at] = 1
+            if self.block_s:
+                time.sleep(self.block_s)
             if self.slow_ns:
                 until = now + self.slow_ns
                 while time.time_ns() < until:
