@@ -213,7 +213,9 @@ def _union(state, pair, pgaps, p, seq, step, time, out, k):  # type: ignore[no-u
 
 
 @njit(cache=True, nogil=True)
-def _packet(g, code, data, at, cap, plen, time, groups, stable, state, gaps, pair, pgaps, content, counts, head, out, k):  # type: ignore[no-untyped-def]
+def _packet(  # type: ignore[no-untyped-def]
+    g, code, data, at, cap, plen, time, groups, stable, state, gaps, pair, pgaps, content, counts, head, out, k,
+):  # fmt: skip
     """One packet of a group whose format is known."""
     if not parse(code, data, at, cap, plen, head):
         counts[2] += 1
@@ -293,9 +295,7 @@ def sweep(now, state, gaps, pair, pgaps, counts, out, k):  # type: ignore[no-unt
             state[s, S_OPEN], k = _settle(gaps[s], state[s, S_OPEN], now - HOLD_NS, GAP, s, out, k)
     for p in range(counts[1]):
         if pair[p, P_OPEN] > 0:
-            pair[p, P_OPEN], k = _settle(
-                pgaps[p], pair[p, P_OPEN], now - HOLD_NS, LOST_BOTH, pair[p, P_A], out, k
-            )
+            pair[p, P_OPEN], k = _settle(pgaps[p], pair[p, P_OPEN], now - HOLD_NS, LOST_BOTH, pair[p, P_A], out, k)
     return k
 
 
@@ -341,7 +341,9 @@ def _recognise(heads, meta, base, m, head):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def learn(g, groups, heads, meta, stable, state, gaps, pair, pgaps, content, counts, head, out, k):  # type: ignore[no-untyped-def]
+def learn(  # type: ignore[no-untyped-def]
+    g, groups, heads, meta, stable, state, gaps, pair, pgaps, content, counts, head, out, k,
+):  # fmt: skip
     """Tell a group's format and feed the packets that were kept for it."""
     base, m = g * LEARN, groups[g, G_SEEN]
     code = _recognise(heads, meta, base, m, head)
@@ -357,11 +359,14 @@ def learn(g, groups, heads, meta, stable, state, gaps, pair, pgaps, content, cou
 
 
 @njit(cache=True, nogil=True)
-def feed(
-    start, n, times, flow, poff, plen, pcap, data, group_of, groups, heads, meta, clock, stable, state, gaps, pair, pgaps,
-    content, counts, head, out,
-):  # type: ignore[no-untyped-def]
-    """Feed packets from `start`; return (next packet, rows written). Stops early where `out` might not hold the next."""
+def feed(  # type: ignore[no-untyped-def]
+    start, n, times, flow, poff, plen, pcap, data, group_of, groups, heads, meta, clock, stable, state, gaps, pair,
+    pgaps, content, counts, head, out,
+):  # fmt: skip
+    """Feed packets from `start`; return (next packet, rows written).
+
+    Stops early where `out` might not hold what the next packet finds.
+    """
     k = 0
     for i in range(start, n):
         f = flow[i]
@@ -381,8 +386,8 @@ def feed(
         code = groups[g, G_FORMAT]
         if code >= 0:
             k = _packet(
-                g, code, data, poff[i], np.int64(pcap[i]), np.int64(plen[i]), t, groups, stable, state, gaps, pair, pgaps,
-                content, counts, head, out, k,
+                g, code, data, poff[i], np.int64(pcap[i]), np.int64(plen[i]), t, groups, stable, state, gaps, pair,
+                pgaps, content, counts, head, out, k,
             )  # fmt: skip
             continue
         cap = min(np.int64(pcap[i]), np.int64(HEAD_BYTES))

@@ -172,7 +172,12 @@ class Feeds:
             other = self.name(partner) if partner >= 0 else ""
             result.append(
                 FeedSummary(
-                    self.name(s), FORMATS[code], int(row[fk.S_PACKETS]), int(row[fk.S_EXPECTED]), int(row[fk.S_RESETS]), other
+                    self.name(s),
+                    FORMATS[code],
+                    int(row[fk.S_PACKETS]),
+                    int(row[fk.S_EXPECTED]),
+                    int(row[fk.S_RESETS]),
+                    other,
                 )
             )
         return result

@@ -29,9 +29,9 @@ def _step(h, word):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _fingerprints(
-    n, version, proto, ip_id, frag, seq, ack, flags, ts_val, plen, pcap, poff, data, hash_bytes, out, valid
-):  # type: ignore[no-untyped-def]
+def _fingerprints(  # type: ignore[no-untyped-def]
+    n, version, proto, ip_id, frag, seq, ack, flags, ts_val, plen, pcap, poff, data, hash_bytes, out, valid,
+):  # fmt: skip
     snapped = 0
     size = len(data)
     for i in range(n):

@@ -22,7 +22,17 @@ __all__ = ["NO_FLOW", "FlowTable", "address_text", "protocol_name"]
 NO_FLOW: Final = -1
 """The flow of what is not IP, and of what came after the table was full."""
 
-_PROTOCOLS: Final = {1: "icmp", 2: "igmp", 6: "tcp", 17: "udp", 47: "gre", 50: "esp", 58: "icmp6", 89: "ospf", 132: "sctp"}
+_PROTOCOLS: Final = {
+    1: "icmp",
+    2: "igmp",
+    6: "tcp",
+    17: "udp",
+    47: "gre",
+    50: "esp",
+    58: "icmp6",
+    89: "ospf",
+    132: "sctp",
+}
 _WORDS: Final = 5  # src hi, src lo, dst hi, dst lo, ports with protocol and version
 
 

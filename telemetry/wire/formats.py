@@ -14,7 +14,8 @@ from numba import njit
 __all__ = ["FORMATS", "HEADER", "code_of", "parse"]
 
 FORMATS: Final = (
-    "mdf1", "moldudp64", "iextp", "eobi", "pillar", "pitch", "omd", "opra", "cta", "umdf", "optiq", "memx", "impact", "mdp3",
+    "mdf1", "moldudp64", "iextp", "eobi", "pillar", "pitch", "omd", "opra", "cta", "umdf", "optiq", "memx", "impact",
+    "mdp3",
 )  # fmt: skip
 """Names by code, from the most to the least telling header: of two that fit equally the first wins."""
 
@@ -150,7 +151,7 @@ def parse(code, data, at, cap, plen, out):  # type: ignore[no-untyped-def]
         if out[STEP] == 0:
             out[KIND] = HEARTBEAT
         return _plausible(out[SENT])
-    if code == OPRA or code == CTA:
+    if code in (OPRA, CTA):
         shift = 1 if code == OPRA else 0
         if _be(data, at + 1, 2) > plen or _be(data, at + 1, 2) < HEADER[code] or data[at] == 0 or data[at] > 16:
             return False

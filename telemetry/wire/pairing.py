@@ -21,7 +21,8 @@ __all__ = ["COUNTS", "MAX_TAPS", "Matches", "Pairing"]
 
 MAX_TAPS: Final = 8
 COUNTS: Final = (
-    "matched", "lost", "duplicates", "ambiguous", "negative", "upstream_missed", "outside", "one_tap", "evicted", "translated",
+    "matched", "lost", "duplicates", "ambiguous", "negative", "upstream_missed", "outside", "one_tap", "evicted",
+    "translated",
 )  # fmt: skip
 _MATCHED, _LOST, _DUP, _AMBIG, _NEG, _UPSTREAM, _OUTSIDE, _ONE, _EVICTED, _NAT = range(10)
 
@@ -31,7 +32,9 @@ _SURE: Final = 16  # matches of a flow in one direction before the opposite orde
 
 
 @njit(cache=True, nogil=True)
-def _expire(until, entry, fps, bucket, span, taps, votes, slowest, cover, counts, out, kind, k):  # type: ignore[no-untyped-def]
+def _expire(  # type: ignore[no-untyped-def]
+    until, entry, fps, bucket, span, taps, votes, slowest, cover, counts, out, kind, k,
+):  # fmt: skip
     """Settle all entries with key < until; return rows written to `out`."""
     mask = len(fps) - 1
     bmask = np.uint64(len(bucket) - 1)
@@ -81,9 +84,10 @@ def _expire(until, entry, fps, bucket, span, taps, votes, slowest, cover, counts
 
 
 @njit(cache=True, nogil=True)
-def _pair(
-    n, fp, time, key, tap, flow, ttl, timeout, entry, fps, bucket, span, taps, votes, slowest, nat, cover, counts, out, kind
-):  # type: ignore[no-untyped-def]
+def _pair(  # type: ignore[no-untyped-def]
+    n, fp, time, key, tap, flow, ttl, timeout, entry, fps, bucket, span, taps, votes, slowest, nat, cover, counts,
+    out, kind,
+):  # fmt: skip
     """Feed packets in key order; rows of `out`: flow, from * taps + to, time, value; kind 0 latency, 1 lost."""
     mask = len(fps) - 1
     bmask = np.uint64(len(bucket) - 1)
@@ -245,7 +249,8 @@ class Pairing:
     ) -> tuple[Matches, Matches]:
         """Feed packets of all taps, merged in `key_ns` order; return (latencies, losses).
 
-        `key_ns` is the time with steps back levelled out, so that it never decreases; `flows` is how many flow ids exist.
+        `key_ns` is the time with steps back levelled out, so that it never decreases; `flows` is how
+        many flow ids exist.
         """
         self._reserve(flows, len(fp))
         live = int(self._span[1] - self._span[0])

@@ -1,0 +1,283 @@
+"""Captures of one or more taps -> events, in time order, in bounded memory.
+
+Each tap is analysed on its own; with two or more, packets are also matched from tap to tap. What is
+found waits for one second of capture time (a loss is known only when the packet can no longer come) and
+goes out sorted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from telemetry.capture.packets import NULL, CaptureInput, CaptureStats, read_packets
+from telemetry.errors import InputError
+from telemetry.types import Events, Int64, Nanos, SeriesKey
+from telemetry.wire.events import Collector
+from telemetry.wire.fingerprint import HASH_BYTES, fingerprints
+from telemetry.wire.flows import FlowTable
+from telemetry.wire.pairing import MAX_TAPS, Matches, Pairing
+from telemetry.wire.tap import METRICS, Tap
+
+if TYPE_CHECKING:
+    from telemetry.capture.columns import Packets
+
+__all__ = ["Clock", "WireReport", "wire_events"]
+
+_LATENCY, _LOST = len(METRICS), len(METRICS) + 1
+_PAIR_METRICS: Final = {_LATENCY: "wire_latency_ns", _LOST: "wire_lost_packets"}
+_FAR: Final = np.iinfo(np.int64).max
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """How far a tap's clock is ahead: `offset_ns` at `at_ns`, growing by `drift_ppb` (ns a second)."""
+
+    offset_ns: Nanos = 0
+    drift_ppb: float = 0.0
+    at_ns: Nanos = 0
+
+    def correct(self, time_ns: Int64) -> Int64:
+        """Return times with the clock's error taken off (nulls stay)."""
+        if not self.offset_ns and not self.drift_ppb:
+            return time_ns
+        error = self.offset_ns + np.rint((time_ns - self.at_ns) * (self.drift_ppb * 1e-9)).astype(np.int64)
+        return np.where(time_ns == NULL, NULL, time_ns - error)
+
+
+@dataclass(slots=True)
+class WireReport:
+    """What the reading met: filled in while `wire_events` runs.
+
+    Parameters
+    ----------
+    stats : dict of tap -> CaptureStats
+    pairing : dict
+        Packets by fate (`telemetry.wire.pairing.COUNTS`).
+    warnings : list of str
+        Each lowers confidence in what was measured, and says why.
+    """
+
+    stats: dict[str, CaptureStats] = field(default_factory=dict)
+    taps: dict[str, Tap] = field(default_factory=dict)
+    pairing: dict[str, int] = field(default_factory=dict)
+    snapped_unpaired: int = 0
+    late: int = 0
+    warnings: list[str] = field(default_factory=list)
+
+
+class _Stream:
+    """One tap's packets, reduced to what pairing needs, batch by batch."""
+
+    def __init__(self, number: int, packets: Iterator[Packets]) -> None:
+        self.number = number
+        self.packets = packets
+        self.time = NULL
+        """Highest time so far: everything before it has been read, steps back apart."""
+        self.done = False
+        self.held: list[Int64] = []
+
+
+def wire_events(
+    captures: Mapping[str, CaptureInput | Sequence[CaptureInput]],
+    *,
+    host: str = "wire",
+    window_ns: Nanos = 100_000_000,
+    timeout_ns: Nanos = 1_000_000_000,
+    hash_bytes: int = HASH_BYTES,
+    formats: Mapping[str, str] | None = None,
+    clocks: Mapping[str, Clock] | None = None,
+    batch_rows: int = 8192,
+    report: WireReport | None = None,
+) -> Iterator[Events]:
+    """Yield every measurement of the captures, one event a packet or finding.
+
+    Parameters
+    ----------
+    captures : mapping of tap name to capture (or to the files of a rotated set, in order)
+        At most 8 taps.
+    host : str
+        Host label of the series.
+    window_ns : int
+        Window of throughput and peaks; also how often counts of rare things say zero.
+    timeout_ns : int
+        How long a packet may take from tap to tap before it is lost.
+    hash_bytes : int
+        Payload bytes that tell packets apart; less than what the shortest snap length keeps.
+    formats : mapping of "address:port" to feed format
+        Feeds that need no recognition.
+    clocks : mapping of tap name to Clock
+        Corrections of the taps' clocks (see `telemetry.wire.clock`).
+    report : WireReport, optional
+        Filled in while reading.
+
+    Yields
+    ------
+    Events
+        int64 values, ordered by time; ``seen_ns == time_ns`` (later only for what took longer than
+        `timeout_ns` to find).
+    """
+    if not 1 <= len(captures) <= MAX_TAPS:
+        raise InputError(f"captures: expected 1 to {MAX_TAPS} taps, got {len(captures)}")
+    run = _Run(captures, host, window_ns, timeout_ns, hash_bytes, formats, clocks or {}, batch_rows, report)
+    yield from run.events()
+
+
+class _Run:
+    def __init__(
+        self,
+        captures: Mapping[str, CaptureInput | Sequence[CaptureInput]],
+        host: str,
+        window_ns: Nanos,
+        timeout_ns: Nanos,
+        hash_bytes: int,
+        formats: Mapping[str, str] | None,
+        clocks: Mapping[str, Clock],
+        batch_rows: int,
+        report: WireReport | None,
+    ) -> None:
+        self.report = report if report is not None else WireReport()
+        self.flows = FlowTable()
+        self.collector = Collector(self._key)
+        self.host, self.timeout_ns, self.hash_bytes = host, timeout_ns, hash_bytes
+        self.clocks = [clocks.get(tap, Clock()) for tap in captures]
+        self.taps: list[Tap] = []
+        self.streams: list[_Stream] = []
+        for number, (name, source) in enumerate(captures.items()):
+            stats = self.report.stats.setdefault(name, CaptureStats())
+            tap = Tap(name, host, number, self.flows, self.collector, window_ns, formats)
+            self.report.taps[name] = tap
+            self.taps.append(tap)
+            self.streams.append(_Stream(number, read_packets(source, batch_rows=batch_rows, stats=stats)))
+        self.pairing = Pairing(len(captures), timeout_ns) if len(captures) > 1 else None
+        self.window_ns = window_ns
+        self._told: dict[int, int] = {}
+
+    def events(self) -> Iterator[Events]:
+        while True:
+            stream = min((s for s in self.streams if not s.done), key=lambda s: (s.time, s.number), default=None)
+            if stream is None:
+                break
+            self._read(stream)
+            if self.pairing is not None:
+                self._pair(min(s.time if not s.done else _FAR for s in self.streams))
+            low = min((s.time for s in self.streams if not s.done), default=NULL)
+            if low != NULL:
+                yield from self.collector.drain(low - self.timeout_ns)
+        for tap in self.taps:
+            tap.finish()
+        if self.pairing is not None:
+            self._pair(_FAR)
+            self._losses(self.pairing.expire())
+            self.report.pairing = self.pairing.counts
+        yield from self.collector.drain()
+        self._conclude()
+
+    def _read(self, stream: _Stream) -> None:
+        """Take one batch of a tap."""
+        packets = next(stream.packets, None)
+        number = stream.number
+        if packets is None:
+            stream.done = True
+            if self.pairing is not None and stream.time != NULL:
+                self.pairing.end(number, stream.time)
+            return
+        flow = self.flows.assign(packets)
+        time = self.clocks[number].correct(packets.time_ns)
+        self.taps[number].push(packets, flow, time)
+        timed = time != NULL
+        if not timed.any():
+            return
+        first = stream.time == NULL
+        key = np.maximum.accumulate(np.where(timed, time, NULL))
+        key = np.maximum(key, stream.time)
+        if self.pairing is not None:
+            if first:
+                self.pairing.begin(number, int(time[timed][0]))
+            fp, valid, snapped = fingerprints(packets, self.hash_bytes)
+            self.report.snapped_unpaired += snapped
+            keep = valid & timed & (flow >= 0)
+            tap = np.full(int(keep.sum()), number, np.int64)
+            columns = (fp.view(np.int64)[keep], time[keep], key[keep], tap, flow[keep], packets.ttl[keep])
+            stream.held.append(np.stack([c.astype(np.int64) for c in columns]))
+        stream.time = int(key[-1])
+
+    def _pair(self, before: Nanos) -> None:
+        """Match what lies before a time that all taps have reached, in one deterministic order."""
+        assert self.pairing is not None
+        parts = []
+        for stream in self.streams:
+            rest = []
+            for held in stream.held:
+                cut = int(np.searchsorted(held[2], before)) if before != _FAR else held.shape[1]
+                if cut:
+                    parts.append(held[:, :cut])
+                if cut < held.shape[1]:
+                    rest.append(held[:, cut:])
+            stream.held = rest
+        if not parts:
+            return
+        rows = np.concatenate(parts, axis=1)
+        rows = np.ascontiguousarray(rows[:, np.lexsort((rows[3], rows[2]))])
+        latency, lost = self.pairing.push(
+            rows[0].view(np.uint64), rows[1], rows[2], rows[3], rows[4], rows[5], self.flows.count
+        )
+        self.collector.add(_LATENCY, _pair_id(latency), latency.time_ns, latency.value)
+        self._zeros(latency)
+        self._losses(lost)
+
+    def _losses(self, lost: Matches) -> None:
+        self.collector.add(_LOST, _pair_id(lost), lost.time_ns, lost.value)
+
+    def _zeros(self, latency: Matches) -> None:
+        """Once a window and pair, say that packets were looked for and found."""
+        if not len(latency.flow):
+            return
+        ids = _pair_id(latency)
+        window = latency.time_ns // self.window_ns
+        order = np.lexsort((window, ids))
+        i, w = ids[order], window[order]
+        new = np.ones(len(i), np.bool_)
+        new[1:] = (i[1:] != i[:-1]) | (w[1:] != w[:-1])
+        for at in np.flatnonzero(new).tolist():
+            one, when = int(i[at]), int(w[at])
+            if self._told.get(one, NULL) < when:
+                self._told[one] = when
+                end = np.array([(when + 1) * self.window_ns - 1], np.int64)
+                self.collector.add(_LOST, np.array([one], np.int64), end, np.zeros(1, np.int64))
+
+    def _key(self, code: int, number: int) -> SeriesKey:
+        if code < len(METRICS):
+            return self.taps[number % 64].key(code, number // 64)
+        flow, pair = divmod(number, 64)
+        names = [t.name for t in self.taps]
+        labels = {"flow": self.flows.name(flow), "from": names[pair // 8], "to": names[pair % 8]}
+        return SeriesKey.of(self.host, _PAIR_METRICS[code], **labels)
+
+    def _conclude(self) -> None:
+        report = self.report
+        report.late = self.collector.late
+        negative = report.pairing.get("negative", 0)
+        if negative:
+            report.warnings.append(f"{negative} negative one-way latencies: the taps' clocks disagree")
+        for name, stats in report.stats.items():
+            report.warnings += _quality(name, stats)
+
+
+def _quality(name: str, stats: CaptureStats) -> list[str]:
+    """What in a capture lowers confidence in the measurements made from it."""
+    said = []
+    if stats.dropped:
+        said.append(f"{name}: the capture dropped {stats.dropped} packets: losses may be the capture's own")
+    if stats.backwards:
+        said.append(f"{name}: time runs backwards at {stats.backwards} packets: intervals there are not to be trusted")
+    if stats.damage_count:
+        said.append(f"{name}: damaged at {stats.damage_count} places: packets are missing there that the wire had")
+    return said
+
+
+def _pair_id(matches: Matches) -> Int64:
+    return matches.flow * 64 + matches.tap_from * 8 + matches.tap_to

@@ -1,0 +1,194 @@
+"""Packets and bytes per flow and window, and the highest peaks over short spans.
+
+A window is named by its end and closes when a packet of a later one comes. Peaks are exact: the most
+bytes in any stretch ``(t - span, t]`` that ends at a packet, not in fixed slots, so a burst is not
+halved by a slot's edge.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from telemetry.types import Int64, Nanos
+
+__all__ = ["SPANS", "Peaks", "Throughput", "span_name"]
+
+SPANS: Final[tuple[Nanos, ...]] = (100_000, 1_000_000, 10_000_000)
+"""Spans of the peaks, ns."""
+
+_NULL: Final = np.iinfo(np.int64).min
+_W_CURRENT, _W_TOUCHED, _W_BACK = range(3)
+
+
+@njit(cache=True, nogil=True)
+def _close(clock, window, acc, touched, out, k):  # type: ignore[no-untyped-def]
+    end = (clock[_W_CURRENT] + 1) * window
+    for m in range(clock[_W_TOUCHED]):
+        f = touched[m]
+        out[k, 0], out[k, 1], out[k, 2], out[k, 3] = f, end, acc[f, 0], acc[f, 1]
+        acc[f, 0] = acc[f, 1] = 0
+        k += 1
+    clock[_W_TOUCHED] = 0
+    return k
+
+
+@njit(cache=True, nogil=True)
+def _windows(n, times, flow, lens, window, clock, acc, touched, out):  # type: ignore[no-untyped-def]
+    """Rows (flow + 1, window end, packets, bytes); flow + 1 is 0 for what has no flow."""
+    k = 0
+    end = (clock[_W_CURRENT] + 1) * window if clock[_W_CURRENT] != _NULL else _NULL
+    for i in range(n):
+        t = times[i]
+        if t == _NULL:
+            continue
+        if t >= end:
+            if end != _NULL:
+                k = _close(clock, window, acc, touched, out, k)
+            clock[_W_CURRENT] = t // window
+            end = (clock[_W_CURRENT] + 1) * window
+        elif t < end - window:
+            clock[_W_BACK] += 1  # an older window is closed: count it in this one
+        f = np.int64(flow[i]) + 1
+        if acc[f, 0] == 0:
+            touched[clock[_W_TOUCHED]] = f
+            clock[_W_TOUCHED] += 1
+        acc[f, 0] += 1
+        acc[f, 1] += lens[i]
+    return k
+
+
+class Throughput:
+    """Packets and bytes per flow in windows of one length.
+
+    Parameters
+    ----------
+    window_ns : int
+
+    Attributes
+    ----------
+    stepped_back : int
+        Packets whose own window had closed (the capture's times ran backwards); counted in the open one.
+    """
+
+    def __init__(self, window_ns: Nanos) -> None:
+        self.window_ns = window_ns
+        self._clock = np.array([_NULL, 0, 0], np.int64)
+        self._acc = np.zeros((1024, 2), np.int64)
+        self._touched = np.zeros(1024, np.int64)
+        self._out = np.empty((0, 4), np.int64)
+
+    @property
+    def stepped_back(self) -> int:
+        return int(self._clock[_W_BACK])
+
+    def push(self, time_ns: Int64, flow: NDArray[np.int32], wire_len: NDArray[np.int32], flows: int) -> Int64:
+        """Feed packets; return rows (flow, window end, packets, bytes) of windows that closed.
+
+        Flow -1 stands for what is not IP. The rows are a buffer that the next call overwrites.
+        """
+        if flows + 1 > len(self._acc):
+            grow = max(flows + 1, 2 * len(self._acc)) - len(self._acc)
+            self._acc = np.concatenate([self._acc, np.zeros((grow, 2), np.int64)])
+            self._touched = np.concatenate([self._touched, np.zeros(grow, np.int64)])
+        need = len(time_ns) + int(self._clock[_W_TOUCHED])
+        if len(self._out) < need:
+            self._out = np.empty((2 * need, 4), np.int64)
+        k = _windows(
+            len(time_ns), time_ns, flow, wire_len, self.window_ns, self._clock, self._acc, self._touched, self._out
+        )
+        self._out[:k, 0] -= 1
+        return self._out[:k]
+
+    def finish(self) -> Int64:
+        """Close the last window."""
+        if self._clock[_W_CURRENT] == _NULL:
+            return self._out[:0]
+        if len(self._out) < self._clock[_W_TOUCHED]:
+            self._out = np.empty((int(self._clock[_W_TOUCHED]), 4), np.int64)
+        k = _close(self._clock, self.window_ns, self._acc, self._touched, self._out, 0)
+        self._out[:k, 0] -= 1
+        return self._out[:k]
+
+
+@njit(cache=True, nogil=True)
+def _peaks(  # type: ignore[no-untyped-def]
+    n, times, lens, window, spans, clock, ring_t, ring_b, tails, sums, best, out,
+):  # fmt: skip
+    """Rows (span number, window end, most bytes). `clock`: window, packets in, last time, ring overruns."""
+    k = 0
+    mask = len(ring_t) - 1
+    for i in range(n):
+        if times[i] == _NULL:
+            continue
+        t = max(times[i], clock[2])
+        clock[2] = t
+        w = t // window
+        if w != clock[0]:
+            if clock[0] != _NULL:
+                for s in range(len(spans)):
+                    out[k, 0], out[k, 1], out[k, 2] = s, (clock[0] + 1) * window, best[s]
+                    best[s] = 0
+                    k += 1
+            clock[0] = w
+        h = clock[1]
+        ring_t[h & mask], ring_b[h & mask] = t, lens[i]
+        clock[1] = h + 1
+        for s in range(len(spans)):
+            tail, total = tails[s], sums[s] + lens[i]
+            lo = t - spans[s]
+            while ring_t[tail & mask] <= lo or h - tail >= mask:
+                if ring_t[tail & mask] > lo:
+                    clock[3] += 1
+                total -= ring_b[tail & mask]
+                tail += 1
+            tails[s], sums[s] = tail, total
+            best[s] = max(best[s], total)
+    return k
+
+
+class Peaks:
+    """The most bytes over each of `SPANS`, per window: microbursts against line rate.
+
+    Parameters
+    ----------
+    window_ns : int
+        One peak a span is given for each window with packets.
+    """
+
+    def __init__(self, window_ns: Nanos, spans: tuple[Nanos, ...] = SPANS) -> None:
+        self.window_ns = window_ns
+        self._spans = np.array(spans, np.int64)
+        self._clock = np.array([_NULL, 0, _NULL, 0], np.int64)
+        self._ring_t = np.full(1 << 18, _NULL, np.int64)
+        self._ring_b = np.zeros(1 << 18, np.int64)
+        self._tails = np.zeros(len(spans), np.int64)
+        self._sums = np.zeros(len(spans), np.int64)
+        self._best = np.zeros(len(spans), np.int64)
+
+    def push(self, time_ns: Int64, wire_len: NDArray[np.int32]) -> Int64:
+        """Feed packets; return rows (span number, window end, most bytes) of windows that closed."""
+        out = np.empty((len(self._spans) * len(time_ns), 3), np.int64)
+        k = _peaks(
+            len(time_ns), time_ns, wire_len, self.window_ns, self._spans, self._clock, self._ring_t, self._ring_b,
+            self._tails, self._sums, self._best, out,
+        )  # fmt: skip
+        return out[:k]
+
+    def finish(self) -> Int64:
+        """Close the last window."""
+        if self._clock[0] == _NULL:
+            return np.empty((0, 3), np.int64)
+        end = (int(self._clock[0]) + 1) * self.window_ns
+        return np.array([(s, end, b) for s, b in enumerate(self._best.tolist())], np.int64)
+
+
+def span_name(span_ns: Nanos) -> str:
+    """Return ``100us``, ``1ms``, ..."""
+    for unit, size in (("s", 1_000_000_000), ("ms", 1_000_000), ("us", 1_000)):
+        if span_ns % size == 0:
+            return f"{span_ns // size}{unit}"
+    return f"{span_ns}ns"
