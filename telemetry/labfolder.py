@@ -198,8 +198,11 @@ def _proc_events(file: Path) -> list[Events]:
     if header[0] != "t" or len(header) < 2:
         raise InputError(f"{file}: line 1: expected a header that starts with 't', got {header[0]!r}")
     named = [lab_series(c) for c in header[1:]]
-    keys = tuple(k for k, _ in named)
-    factors = [f for _, f in named]
+    keys = tuple(n[0] for n in named if n is not None)
+    place = [-1] * len(named)
+    for i, at in enumerate(j for j, n in enumerate(named) if n is not None):
+        place[at] = i
+    factors = [n[1] for n in named if n is not None]
     series: list[int] = []
     times: list[int] = []
     values: list[int] = []
@@ -212,8 +215,8 @@ def _proc_events(file: Path) -> list[Events]:
             continue
         try:
             at = _text_seconds(fields[0])
-            for i, text in enumerate(fields[1 : len(keys) + 1]):
-                if not text:
+            for i, text in zip(place, fields[1:], strict=False):
+                if not text or i < 0:
                     continue
                 try:
                     values.append(int(text) * factors[i])

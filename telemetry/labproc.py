@@ -43,15 +43,37 @@ _THREAD = {
     "state_T": "thread_state",
     "last_cpu": "thread_last_cpu",
 }
-_NIC = {"drop": "dropped", "errs": "errors", "mcast": "multicast"}
+_NIC = {
+    "drop": "dropped",
+    "errs": "errors",
+    "mcast": "multicast",
+    "fifo": "fifo_errors",
+    "frame": "frame_errors",
+    "colls": "collisions",
+    "carrier": "carrier_errors",
+}
+_DISK = {
+    "rd_ios": "reads",
+    "rd_merges": "reads_merged",
+    "rd_sectors": "read_sectors",
+    "rd_ms": "read_ms",
+    "wr_ios": "writes",
+    "wr_merges": "writes_merged",
+    "wr_sectors": "written_sectors",
+    "wr_ms": "write_ms",
+    "flush_ios": "flushes",
+}
 _SNMP_GAUGES = {"CurrEstab", "Forwarding", "DefaultTTL", "RtoAlgorithm", "RtoMin", "RtoMax", "MaxConn"}
 _DISK_GAUGES = {"inflight"}
-_VMSTAT_GAUGES = {"workingset_nodes"}
+_VMSTAT_GAUGES = re.compile(r"nr_\w+|workingset_nodes|swap_ra_ready")
+_VMSTAT_COUNTERS = re.compile(r"nr_(dirtied|written|vmscan_\w+|throttled_written|foll_pin_\w+|tlb_\w+)")
 _ODD = re.compile(r"[^A-Za-z0-9_]+")
 
 
-def lab_series(column: str) -> tuple[SeriesKey, int]:
+def lab_series(column: str) -> tuple[SeriesKey, int] | None:
     """Name the series of a column, and the factor that brings its values to the unit of that name.
+
+    None for the sum over all CPUs, which the per-CPU columns tell already.
 
     Parameters
     ----------
@@ -67,6 +89,8 @@ def lab_series(column: str) -> tuple[SeriesKey, int]:
     1024
     """
     parts = column.split(".")
+    if parts[:2] == ["stat", "cpu"]:
+        return None
     named = _host_series(parts) or _netns_series(parts)
     if named is None:
         return SeriesKey.of(LAB_HOST, _ODD.sub("_", column)), 1
@@ -81,8 +105,6 @@ def _host_series(parts: list[str]) -> tuple[str, dict[str, str], int] | None:
             return "irq_total", {"cpu": cpu[3:], "irq": number, "name": name}, 1
         case ["softirq", kind, cpu]:
             return "softirq_total", {"cpu": cpu[3:], "type": kind}, 1
-        case ["stat", "cpu", mode]:
-            return "cpu_ticks_total", {"cpu": "all", "mode": mode}, 1
         case ["stat", cpu, mode] if cpu.startswith("cpu"):
             return "cpu_ticks_total", {"cpu": cpu[3:], "mode": mode}, 1
         case ["stat", name] if name in _STAT:
@@ -92,14 +114,15 @@ def _host_series(parts: list[str]) -> tuple[str, dict[str, str], int] | None:
         case ["schedstat", cpu, name]:
             return f"sched_{name}_total", {"cpu": cpu[3:]}, 1
         case ["vmstat", name]:
-            gauge = name.startswith("nr_") or name in _VMSTAT_GAUGES
+            gauge = _VMSTAT_GAUGES.fullmatch(name) and not _VMSTAT_COUNTERS.fullmatch(name)
             return f"vmstat_{name}" + ("" if gauge else "_total"), {}, 1
         case ["psi", resource, kind, "total_us"]:
             return "pressure_stall_us_total", {"resource": resource, "kind": kind}, 1
         case ["meminfo", name] if name.endswith("_kB"):
             return f"meminfo_{name[:-3]}_bytes", {}, 1024
         case ["disk", device, name]:
-            return f"disk_{name}" + ("" if name in _DISK_GAUGES else "_total"), {"device": device}, 1
+            named = _DISK.get(name, name)
+            return f"disk_{named}" + ("" if named in _DISK_GAUGES else "_total"), {"device": device}, 1
         case ["proc", process, name]:
             return _THREAD.get(name, f"thread_{name}_total"), {"process": process}, 1
         case ["sampler", name] if name.endswith("_us"):
