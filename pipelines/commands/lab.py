@@ -51,8 +51,11 @@ def list_() -> None:
 @click.option(
     "--clean", default=0, type=click.IntRange(0, 1000), help="Further runs without a fault, confusers among them."
 )
+@click.option("--rate", type=click.FloatRange(10, 2000), help="Messages a second and line. Default: the seed draws it.")
 @click.option("--all", "every", is_flag=True, help="All faults that can run here.")
-def run(scenarios: tuple[str, ...], out: str, seeds: str, seconds: float, clean: int, every: bool) -> None:
+def run(
+    scenarios: tuple[str, ...], out: str, seeds: str, seconds: float, clean: int, rate: float | None, every: bool
+) -> None:
     """Record SCENARIO... (see `lab list`), one folder <scenario>-s<seed> each.
 
     Folders that exist are left as they are and skipped, so a corpus grows. Needs root; the least
@@ -87,7 +90,7 @@ def run(scenarios: tuple[str, ...], out: str, seeds: str, seconds: float, clean:
         if folder.exists():
             click.echo(f"{folder}: there already, skipped")
             continue
-        label = record(scenario, seed, seconds, Path(out))
+        label = record(scenario, seed, seconds, Path(out), rate)
         moved = label["moved"]
         what = (
             "clean" if scenario.clean else ("moved: " + ", ".join(moved["why"]) if moved["moved"] else "moved nothing")

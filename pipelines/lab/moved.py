@@ -116,7 +116,7 @@ def _counter(path: Path, pattern: str, before: tuple[int, int], during: tuple[in
         if len(part) < 2:
             found.append(0.0)
         elif gauge:
-            found.append(float(np.nanmean(part[:, 1:].sum(1))))
+            found.append(float(np.nan_to_num(part[:, 1:]).sum(1).mean()))
         else:
             steps = np.nan_to_num(np.diff(part[:, 1:], axis=0)).clip(0).sum()
             found.append(float(steps / max(part[-1, 0] - part[0, 0], 0.1)))

@@ -75,8 +75,10 @@ def schedule(rng: random.Random, seconds: float) -> tuple[float, float]:
     return onset, min(onset + length, seconds - MIN_AFTER_S * scale)
 
 
-def record(scenario: Scenario, seed: str, seconds: float, out: Path) -> dict[str, Any]:
+def record(scenario: Scenario, seed: str, seconds: float, out: Path, rate: float | None = None) -> dict[str, Any]:
     """Record `seconds` of `scenario` into folder `out` (``<scenario>-s<seed>``) and return its label.
+
+    `rate` is that of the market data, messages a second and line; without it the seed draws one.
 
     Raises
     ------
@@ -95,7 +97,7 @@ def record(scenario: Scenario, seed: str, seconds: float, out: Path) -> dict[str
         rng = random.Random(f"{scenario.name}:{seed}")
         run = Run(Net(run_id, journal, relay=scenario.relay), journal, rng, scratch)
         try:
-            label = _record(run, scenario, seed, seconds, scratch / "recording")
+            label = _record(run, scenario, seed, seconds, scratch / "recording", rate)
             os.rename(scratch / "recording", folder)
         finally:
             with uninterrupted():
@@ -126,11 +128,15 @@ def guard(journal: Journal) -> subprocess.Popen[bytes]:
     return subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL, start_new_session=True)
 
 
-def _record(run: Run, scenario: Scenario, seed: str, seconds: float, folder: Path) -> dict[str, Any]:
+def _record(
+    run: Run, scenario: Scenario, seed: str, seconds: float, folder: Path, fixed_rate: float | None
+) -> dict[str, Any]:
     folder.mkdir()
     rng, net, scratch = run.rng, run.net, run.scratch
     onset, end = schedule(rng, seconds)
     rate = run.draw("background_msgs_per_s", 280, 480)
+    if fixed_rate is not None:
+        rate = run.params["background_msgs_per_s"] = fixed_rate
     cluster = run.draw("background_cluster", 0.06, 0.2)
     net.build()
     for host in ("noise", "sw"):

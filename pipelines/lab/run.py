@@ -12,12 +12,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipelines.lab.journal import Journal
 from pipelines.lab.topology import Net
+from pipelines.lab.workers.control import RT
 from telemetry.errors import ConfigError
 
 __all__ = ["ROOT", "Run", "worker_argv"]
@@ -126,11 +127,11 @@ class Run:
         nice: int = 0,
         rt: int = 0,
         cpu: int | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
         """Start a process in a namespace (or in the host's own), in a session of its own, bound to our life.
 
-        `rt` > 0 is a SCHED_RR priority: the lab's own processes run so, as a trading process would, and a
-        machine that is busy with something else hardly shows in a recording.
+        `rt` > 0 is a SCHED_RR priority.
         """
 
         def before() -> None:
@@ -149,7 +150,7 @@ class Run:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE if name in ("relay", "sampler") else subprocess.DEVNULL,
                 stderr=err,
-                env={**os.environ, "PYTHONPATH": ROOT},
+                env={**os.environ, "PYTHONPATH": ROOT, **(env or {})},
                 start_new_session=True,
                 preexec_fn=before,
             )
@@ -159,8 +160,12 @@ class Run:
     def worker(
         self, name: str, host: str | None, script: str, *args: str, rt: int = 5, cpu: int | None = None
     ) -> subprocess.Popen[bytes]:
-        """Start one of the lab's own processes; it must live until it is stopped."""
-        process = self.spawn(name, host, worker_argv(script, *args), rt=rt, cpu=cpu)
+        """Start one of the lab's own processes; it must live until it is stopped.
+
+        Once it has started up it takes SCHED_RR priority `rt`, as a trading process would: a machine that
+        is busy with something else then hardly shows in a recording.
+        """
+        process = self.spawn(name, host, worker_argv(script, *args), env={RT: str(rt)}, cpu=cpu)
         self.workers[name] = process
         return process
 

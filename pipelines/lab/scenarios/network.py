@@ -76,8 +76,9 @@ def tbf_bloat(run: Run) -> None:
 
 
 def rate_limit(run: Run) -> None:
-    mbit = run.draw("mbit", 1.6, 3.0)
-    words = ["qdisc", "add", "dev", "st", "root", "tbf", "rate", f"{mbit}mbit", "burst", "1600"]
+    used = run.params["background_msgs_per_s"] * 2 * 106 * 8 / 1e6  # both lines, 106 bytes a packet
+    mbit = round(used * run.draw("headroom", 1.2, 1.6), 3)
+    words = ["qdisc", "add", "dev", "st", "root", "tbf", "rate", f"{int(mbit * 1000)}kbit", "burst", "1600"]
     _tc(run, *words, "limit", "200000")
     try:
         run.until_end()
@@ -137,8 +138,8 @@ def igmp_expiry(run: Run) -> None:
     group = {"A": "239.7.7.1", "B": "239.7.7.2"}[line]
     run.nft(
         "sw",
-        "table bridge lab { chain forward { type filter hook prerouting priority -400; "
-        f'iifname "st" ip protocol igmp ip daddr {group} counter drop; }} }}\n',
+        "table bridge lab {\n chain forward {\n type filter hook prerouting priority -400\n"
+        f'iifname "st" ip protocol igmp ip daddr {group} counter drop\n }}\n}}\n',
     )
     run.until_end()
     run.nft("sw", "delete table bridge lab\n")

@@ -16,8 +16,8 @@ def nft_loss(run: Run) -> None:
     permille = int(run.draw("permille", 5, 60))
     run.nft(
         "trd",
-        "table inet lab { chain input { type filter hook prerouting priority -300; "
-        f"udp dport {{ 30001, 30002 }} numgen random mod 1000 < {permille} counter drop; }} }}\n",
+        "table inet lab {\n chain input {\n type filter hook prerouting priority -300\n"
+        f"udp dport {{ 30001, 30002 }} numgen random mod 1000 < {permille} counter drop\n }}\n}}\n",
     )
     run.until_end()
     run.nft("trd", "delete table inet lab\n")
@@ -42,7 +42,8 @@ def _track(run: Run) -> None:
     """A stateful firewall on the trader: every flow has an entry."""
     run.nft(
         "trd",
-        "table inet wall { chain input { type filter hook prerouting priority 0; ct state new counter accept; } }\n",
+        "table inet wall {\n chain input {\n type filter hook prerouting priority 0\n"
+        "ct state new counter accept\n }\n}\n",
     )
 
 

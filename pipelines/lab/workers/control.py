@@ -9,17 +9,26 @@ import os
 import signal
 from collections.abc import Callable
 
-__all__ = ["Orders", "prepare"]
+__all__ = ["RT", "Orders", "prepare"]
+
+RT = "TAILWATCH_LAB_RT"
+"""Name of the environment variable that holds a worker's SCHED_RR priority."""
 
 _PR_SET_PDEATHSIG, _PR_SET_TIMERSLACK = 1, 29
 
 
 def prepare(stop: Callable[[], None]) -> None:
-    """Turn the collector off, timers exact (1 ns slack), die with the parent, call `stop` on SIGTERM or SIGINT."""
+    """Turn the collector off, timers exact (1 ns slack), die with the parent, call `stop` on SIGTERM or SIGINT.
+
+    The real-time priority is taken here, after the interpreter's start-up, which would be felt by others.
+    """
     gc.disable()
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    priority = int(os.environ.get(RT, "0"))
+    if priority:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(priority))
     signal.signal(signal.SIGTERM, lambda *_: stop())
     signal.signal(signal.SIGINT, lambda *_: stop())
 
