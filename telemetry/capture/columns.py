@@ -49,7 +49,13 @@ HW_SUB = 0
 HAS_VLAN, HAS_TCP, HAS_TS, HAS_SACK, HAS_SYN, HAS_TUNNEL, HAS_MESSAGE, HAS_HW, HAS_RECOVERED = (
     1 << i for i in range(9)
 )
+# Not columns, but reasons to look for hardware stamps: bytes past the IP length; a frame like a keyframe.
+HAS_TRAILER, HAS_KEYFRAME = 1 << 9, 1 << 10
 HAS_ALL = (1 << 9) - 1
+
+int64: Any = np.int64
+uint64: Any = np.uint64
+"""The same functions, untyped: inside kernels numba types them."""
 
 U8s: TypeAlias = NDArray[np.uint8]
 U64s: TypeAlias = NDArray[np.uint64]
@@ -72,6 +78,8 @@ class Packets:
     n : int
     source : str
         The file ("-" is standard input); `file` its number in the set, from 0.
+    has : int
+        Which sparse columns have values in this batch (``HAS_VLAN``, ``HAS_TCP``, ...); the others are all missing.
     data : (bytes,) uint8
         The buffer that `frame_off` and `payload_off` point into.
     time_ns : (n,) int64
@@ -107,7 +115,7 @@ class Packets:
     tunnel, tunnel_id, outer_version, outer_src_hi, ...
         Code of the outermost tunnel (`TUNNELS`), its id (VXLAN network, GRE key, ERSPAN session), and its IP addresses.
     l3_end : (n,) int64
-        Where the outermost network packet ends in `data` by its own length; what follows is padding or trailer. -1 unknown.
+        Where the outermost network packet ends in `data` by its own length (-1 unknown); padding or a trailer follows.
     recovered : (n,) uint8
         1 for what was found past damage.
     """
@@ -115,6 +123,7 @@ class Packets:
     n: int
     source: str
     file: int
+    has: int
     data: U8s
     time_ns: I64s
     hw_time_ns: I64s
@@ -235,4 +244,5 @@ class Arena:
         """The first `n` rows, as named columns."""
         self._n = n
         i64, u64, i32, i16, u8 = self.i64[:, :n], self.u64[:, :n], self.i32[:, :n], self.i16[:, :n], self.u8[:, :n]
-        return Packets(n, source, file, data, *i64, *u64, *i32, *i16, *u8, self.f32[0, :n])
+        columns: list[Any] = [*i64, *u64, *i32, *i16, *u8, self.f32[0, :n]]
+        return Packets(n, source, file, self.dirty, data, *columns)

@@ -13,10 +13,9 @@ from __future__ import annotations
 import struct
 from typing import Final, Protocol
 
-import numpy as np
 from numba import njit
 
-from telemetry.capture.columns import CAP, FRAME, IFACE, LINK, TIME, WIRE, Arena, I32s, I64s, U8s
+from telemetry.capture.columns import CAP, FRAME, IFACE, LINK, TIME, WIRE, Arena, I32s, I64s, U8s, int64
 from telemetry.errors import InputError
 
 __all__ = ["CONTROL", "DAMAGE", "FULL", "MORE", "Container", "Pcap", "Snoop", "max_capture", "u32"]
@@ -100,8 +99,8 @@ def _walk_pcap(
         if pos + head > end:
             why = 1
             break
-        cap = np.int64(u32(data, pos + 8, big))
-        wire = np.int64(u32(data, pos + 12, big))
+        cap = int64(u32(data, pos + 8, big))
+        wire = int64(u32(data, pos + 12, big))
         if swap == 2 or (swap == 1 and cap > wire):
             cap, wire = wire, cap
         if cap > longest:
@@ -110,12 +109,12 @@ def _walk_pcap(
         if pos + head + cap > end:
             why = 1
             break
-        i64[TIME, row] = np.int64(u32(data, pos, big)) * 1_000_000_000 + np.int64(u32(data, pos + 4, big)) * unit
+        i64[TIME, row] = int64(u32(data, pos, big)) * 1_000_000_000 + int64(u32(data, pos + 4, big)) * unit
         i64[FRAME, row] = pos + head
         i32[CAP, row] = cap
         i32[WIRE, row] = min(wire, 0x7FFFFFFF)
         i32[LINK, row] = link
-        i32[IFACE, row] = np.int64(u32(data, pos + 16, big)) & 0x7FFFFFFF if head == 24 else 0
+        i32[IFACE, row] = int64(u32(data, pos + 16, big)) & 0x7FFFFFFF if head == 24 else 0
         pos += head + cap
         row += 1
     return row, pos, why
@@ -137,10 +136,10 @@ def _find_pcap(
                 if not last or links < 2:
                     links = -1 if links < 3 else links
                 break
-            sec = np.int64(u32(data, at, big))
-            frac = np.int64(u32(data, at + 4, big))
-            cap = np.int64(u32(data, at + 8, big))
-            wire = np.int64(u32(data, at + 12, big))
+            sec = int64(u32(data, at, big))
+            frac = int64(u32(data, at + 4, big))
+            cap = int64(u32(data, at + 8, big))
+            wire = int64(u32(data, at + 12, big))
             if swap == 2 or (swap == 1 and cap > wire):
                 cap, wire = wire, cap
             if cap > longest or cap == 0 or wire < cap or wire > 262_144 or frac * unit >= 1_000_000_000:
@@ -205,14 +204,14 @@ class Pcap:
     def need(self, data: U8s, pos: int, end: int) -> int:
         if pos + self._record > end:
             return self._record
-        lengths = struct.unpack_from(">II" if self.big else "<II", data, pos + 8)
+        lengths = struct.unpack_from(">II" if self.big else "<II", data.data, pos + 8)
         return self._record + min(min(lengths) if self._swap else lengths[0], self._longest)
 
     def control(self, data: U8s, pos: int, end: int) -> int:
         return 0
 
     def complaint(self, data: U8s, pos: int, end: int) -> str:
-        cap = struct.unpack_from(">I" if self.big else "<I", data, pos + 8)[0]
+        cap = struct.unpack_from(">I" if self.big else "<I", data.data, pos + 8)[0]
         return f"captured length {cap} is more than {self._longest}"
 
     def find(self, data: U8s, pos: int, end: int, last: bool) -> int:
@@ -240,19 +239,17 @@ def _walk_snoop(
         if pos + 24 > end:
             why = 1
             break
-        wire = np.int64(u32(data, pos, True))
-        cap = np.int64(u32(data, pos + 4, True))
-        size = np.int64(u32(data, pos + 8, True))
+        wire = int64(u32(data, pos, True))
+        cap = int64(u32(data, pos + 4, True))
+        size = int64(u32(data, pos + 8, True))
         if cap > 262_144 or size < 24 + cap or size > 24 + cap + 65_536:
             why = 2
             break
         if pos + size > end:
             why = 1
             break
-        drops = np.int64(u32(data, pos + 12, True))
-        i64[TIME, row] = (
-            np.int64(u32(data, pos + 16, True)) * 1_000_000_000 + np.int64(u32(data, pos + 20, True)) * 1000
-        )
+        drops = int64(u32(data, pos + 12, True))
+        i64[TIME, row] = int64(u32(data, pos + 16, True)) * 1_000_000_000 + int64(u32(data, pos + 20, True)) * 1000
         i64[FRAME, row] = pos + 24
         i32[CAP, row] = cap
         i32[WIRE, row] = min(wire, 0x7FFFFFFF)
@@ -273,10 +270,10 @@ def _find_snoop(data: U8s, pos: int, end: int, last: bool, near: int) -> int:
                 return start
             if at + 24 > end:
                 break
-            wire = np.int64(u32(data, at, True))
-            cap = np.int64(u32(data, at + 4, True))
-            size = np.int64(u32(data, at + 8, True))
-            sec = np.int64(u32(data, at + 16, True))
+            wire = int64(u32(data, at, True))
+            cap = int64(u32(data, at + 4, True))
+            size = int64(u32(data, at + 8, True))
+            sec = int64(u32(data, at + 16, True))
             if cap == 0 or cap > wire or wire > 262_144 or size < 24 + cap or size > 32 + cap:
                 break
             if (near >= 0 and abs(sec - near) > 86_400) or u32(data, at + 20, True) >= 1_000_000 or at + size > end:
@@ -314,14 +311,14 @@ class Snoop:
     def need(self, data: U8s, pos: int, end: int) -> int:
         if pos + 24 > end:
             return 24
-        size: int = struct.unpack_from(">I", data, pos + 8)[0]
+        size: int = struct.unpack_from(">I", data.data, pos + 8)[0]
         return min(max(size, 24), 24 + 262_144 + 65_536)
 
     def control(self, data: U8s, pos: int, end: int) -> int:
         return 0
 
     def complaint(self, data: U8s, pos: int, end: int) -> str:
-        cap, size = struct.unpack_from(">II", data, pos + 4)
+        cap, size = struct.unpack_from(">II", data.data, pos + 4)
         return f"captured length {cap} does not fit in a record of {size}"
 
     def find(self, data: U8s, pos: int, end: int, last: bool) -> int:

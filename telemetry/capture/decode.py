@@ -10,7 +10,6 @@ draft-foschiano-erspan, LINKTYPE_* pages of tcpdump.org, EtherType 0xD28B after 
 
 from __future__ import annotations
 
-import numpy as np
 from numba import njit
 
 from telemetry.capture.columns import (
@@ -24,10 +23,12 @@ from telemetry.capture.columns import (
     FRAG,
     FRAME,
     HAS_HW,
+    HAS_KEYFRAME,
     HAS_MESSAGE,
     HAS_SACK,
     HAS_SYN,
     HAS_TCP,
+    HAS_TRAILER,
     HAS_TS,
     HAS_TUNNEL,
     HAS_VLAN,
@@ -74,6 +75,8 @@ from telemetry.capture.columns import (
     I64s,
     U8s,
     U64s,
+    int64,
+    uint64,
 )
 
 __all__ = ["DECODED_LINKS", "be16", "be32", "be64", "decode"]
@@ -101,7 +104,7 @@ def be32(data: U8s, o: int) -> int:
 
 @njit(cache=True, nogil=True)
 def be64(data: U8s, o: int) -> int:
-    return (np.uint64(be32(data, o)) << np.uint64(32)) | np.uint64(be32(data, o + 4))
+    return (uint64(be32(data, o)) << uint64(32)) | uint64(be32(data, o + 4))
 
 
 @njit(cache=True, nogil=True)
@@ -184,18 +187,18 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
     dirty = 0
     for i in range(start, stop):
         off = i64[FRAME, i]
-        cap = np.int64(i32[CAP, i])
+        cap = int64(i32[CAP, i])
         end = off + cap
-        limit = off + max(cap, np.int64(i32[WIRE, i]))  # where the packet ends by the lengths told so far
+        limit = off + max(cap, int64(i32[WIRE, i]))  # where the packet ends by the lengths told so far
         link = i32[LINK, i]
         o = off
         et = -1
         etype = -1
         version = 0
-        src_hi = np.uint64(0)
-        src_lo = np.uint64(0)
-        dst_hi = np.uint64(0)
-        dst_lo = np.uint64(0)
+        src_hi = uint64(0)
+        src_lo = uint64(0)
+        dst_hi = uint64(0)
+        dst_lo = uint64(0)
         proto = -1
         nexth = -1
         ttl = -1
@@ -203,13 +206,13 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
         frag = 0
         sport = -1
         dport = -1
-        pay = np.int64(-1)
-        plen = np.int64(-1)
-        l3_end = np.int64(-1)
+        pay = int64(-1)
+        plen = int64(-1)
+        l3_end = int64(-1)
         depth = 0
         tags = 0
         tunnel = 0
-        tunnel_id = np.int64(-1)
+        tunnel_id = int64(-1)
         if link == 1:
             step = _ETHER
         else:
@@ -247,8 +250,8 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                     if depth == 0 and o + 28 <= end and be32(data, o) == 0x00010800 and be16(data, o + 4) == 0x0604:
                         i16[MTYPE, i] = be16(data, o + 6)
                         dirty |= HAS_MESSAGE
-                        src_lo = np.uint64(be32(data, o + 14))
-                        dst_lo = np.uint64(be32(data, o + 24))
+                        src_lo = uint64(be32(data, o + 14))
+                        dst_lo = uint64(be32(data, o + 24))
                         l3_end = o + 28
                     break
                 elif et == 0x8847 or et == 0x8848:
@@ -272,29 +275,28 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                     base = kind & 0xF0
                     at = i64[TIME, i]
                     if base == 0x10:
-                        sec = np.int64(be32(data, o + 4))
-                        ns = np.int64(be32(data, o + 8))
+                        sec = int64(be32(data, o + 4))
+                        ns = int64(be32(data, o + 8))
                         o += 12
                     elif base == 0x20:
-                        sec = np.int64(be16(data, o + 4))
-                        ns = np.int64(be32(data, o + 6))
+                        sec = int64(be16(data, o + 4))
+                        ns = int64(be32(data, o + 6))
                         o += 10
                         if at == NULL:
-                            ns = np.int64(1_000_000_000)  # nothing to merge with
+                            ns = int64(1_000_000_000)  # nothing to merge with
                         else:
                             now = at // 1_000_000_000
-                            if kind & 0x100 == 0:
-                                now += 37
                             sec += now - (now & 0xFFFF)
-                            if sec - now > 32768:
-                                sec -= 65536
-                            elif now - sec > 32768:
-                                sec += 65536
+                            if sec - now > 32_768:
+                                sec -= 65_536
+                            elif now - sec > 32_768:
+                                sec += 65_536
                     else:
                         break
                     if ns < 1_000_000_000 and depth == 0:
                         stamp = sec * 1_000_000_000 + ns
-                        if kind & 0x100 == 0:
+                        # clocks that say TAI often run on UTC: take what is nearer to the capture's time
+                        if kind & 0x100 == 0 and (at == NULL or abs(stamp - _TAI_MINUS_UTC - at) < abs(stamp - at)):
                             stamp -= _TAI_MINUS_UTC
                         i64[HW_TIME, i] = stamp
                         dirty |= HAS_HW
@@ -327,10 +329,10 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                 if o + 2 > end:
                     break
                 if data[o] & 1:
-                    kind = np.int64(data[o])
+                    kind = int64(data[o])
                     o += 1
                 else:
-                    kind = np.int64(be16(data, o))
+                    kind = int64(be16(data, o))
                     o += 2
                 if kind == 0x21:
                     step = _IP4
@@ -345,7 +347,7 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
             if step == _GUESS:
                 if o >= end:
                     break
-                kind = np.int64(data[o] >> 4)
+                kind = int64(data[o] >> 4)
                 if kind == 4:
                     step = _IP4
                 elif kind == 6:
@@ -366,12 +368,12 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                     u64[ODST_HI, i] = dst_hi
                     u64[ODST_LO, i] = dst_lo
                 version = 4
-                src_hi = np.uint64(0)
-                dst_hi = np.uint64(0)
-                src_lo = np.uint64(be32(data, o + 12))
-                dst_lo = np.uint64(be32(data, o + 16))
-                ttl = np.int64(data[o + 8])
-                proto = np.int64(data[o + 9])
+                src_hi = uint64(0)
+                dst_hi = uint64(0)
+                src_lo = uint64(be32(data, o + 12))
+                dst_lo = uint64(be32(data, o + 16))
+                ttl = int64(data[o + 8])
+                proto = int64(data[o + 9])
                 nexth = proto
                 ip_id = be16(data, o + 4)
                 bits = be16(data, o + 6)
@@ -405,8 +407,8 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                 dst_hi = be64(data, o + 24)
                 dst_lo = be64(data, o + 32)
                 total = be16(data, o + 4)
-                nexth = np.int64(data[o + 6])
-                ttl = np.int64(data[o + 7])
+                nexth = int64(data[o + 6])
+                ttl = int64(data[o + 7])
                 ip_id = -1
                 sport = -1
                 dport = -1
@@ -424,7 +426,7 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                         break
                     if nexth == 44:
                         bits = be16(data, o + 2)
-                        nexth = np.int64(data[o])
+                        nexth = int64(data[o])
                         o += 8
                         if bits & 0xFFF8:
                             frag = 1
@@ -432,8 +434,8 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                             break
                         frag = 2 if bits & 1 else 0
                     else:
-                        size = (np.int64(data[o + 1]) + 2) << 2 if nexth == 51 else (np.int64(data[o + 1]) + 1) << 3
-                        nexth = np.int64(data[o])
+                        size = (int64(data[o + 1]) + 2) << 2 if nexth == 51 else (int64(data[o + 1]) + 1) << 3
+                        nexth = int64(data[o])
                         o += size
                 proto = nexth
                 pay = o
@@ -452,7 +454,7 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                     size = be16(data, o + 4)
                     pay = o + 8
                     if nexth == 17 and size >= 8:
-                        plen = np.int64(size - 8)
+                        plen = int64(size - 8)
                     else:
                         plen = max(limit - pay, 0)
                     if nexth == 17 and (dport == 4789 or sport == 4789) and o + 16 <= end and size >= 16:
@@ -460,7 +462,7 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                         if tunnel == 0:
                             tunnel = _VXLAN
                             if data[o + 8] & 8:
-                                tunnel_id = np.int64(be32(data, o + 12) >> 8)
+                                tunnel_id = int64(be32(data, o + 12) >> 8)
                         o += 16
                         step = _ETHER
                 elif nexth == 6:
@@ -514,8 +516,8 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                     step = _IP6
                 elif nexth == 51:
                     if o + 8 <= end:
-                        nexth = np.int64(data[o])
-                        o += (np.int64(data[o + 1]) + 2) << 2
+                        nexth = int64(data[o])
+                        o += (int64(data[o + 1]) + 2) << 2
                         step = _L4
                         if nexth == 51:
                             break
@@ -530,11 +532,11 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                     bits = be16(data, o)
                     et = be16(data, o + 2)
                     o += 4
-                    ident = np.int64(-1)
+                    ident = int64(-1)
                     if bits & 7 == 1:  # PPTP
                         if o + 4 > end:
                             break
-                        ident = np.int64(be16(data, o + 2))
+                        ident = int64(be16(data, o + 2))
                         o += 4
                         if bits & 0x1000:
                             o += 4
@@ -553,7 +555,7 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                     if bits & 0x2000:
                         if o + 4 > end:
                             break
-                        ident = np.int64(be32(data, o))
+                        ident = int64(be32(data, o))
                         o += 4
                     if bits & 0x1000:
                         o += 4
@@ -568,14 +570,14 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                             code = _ERSPAN2
                             if o + 8 > end:
                                 break
-                            ident = np.int64(be16(data, o + 2) & 0x3FF)
+                            ident = int64(be16(data, o + 2) & 0x3FF)
                             o += 8
                     elif et == 0x22EB:
                         code = _ERSPAN3
                         if o + 12 > end:
                             break
-                        ident = np.int64(be16(data, o + 2) & 0x3FF)
-                        kind = np.int64((be16(data, o + 10) >> 10) & 31)
+                        ident = int64(be16(data, o + 2) & 0x3FF)
+                        kind = int64((be16(data, o + 10) >> 10) & 31)
                         o += 20 if data[o + 11] & 1 else 12
                         step = _ETHER if kind == 0 else _GUESS
                     elif et == 0x880B:
@@ -613,4 +615,8 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
         i32[PLEN, i] = plen
         i32[PCAP, i] = max(min(plen, end - pay, limit - pay), 0) if pay >= 0 else -1
         i64[L3_END, i] = l3_end
+        if 0 <= l3_end <= end - 15:
+            dirty |= HAS_TRAILER
+        if proto == 253 or etype == 0x88B5:
+            dirty |= HAS_KEYFRAME
     return dirty

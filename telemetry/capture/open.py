@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import sys
-import zlib
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol, TypeAlias
 
@@ -148,11 +147,9 @@ class _Zlib:
     """The bz2 interface (``needs_input``, bounded output) over isal's or zlib's decompressobj."""
 
     def __init__(self) -> None:
-        try:
-            from isal import isal_zlib as library
-        except ImportError:  # pragma: no cover
-            library = zlib
-        self._codec = library.decompressobj(wbits=31)
+        from isal import isal_zlib
+
+        self._codec = isal_zlib.decompressobj(wbits=31)
         self._more = False
 
     def decompress(self, chunk: bytes, limit: int) -> bytes:

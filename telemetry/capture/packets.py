@@ -12,8 +12,10 @@ import numpy as np
 from telemetry.capture.columns import HAS_RECOVERED, NULL, RECOVERED, TUNNELS, Arena, Packets
 from telemetry.capture.container import CONTROL, DAMAGE, FULL, MORE, Container, Pcap, Snoop
 from telemetry.capture.decode import decode
+from telemetry.capture.erf import Erf, looks_like_erf
 from telemetry.capture.open import CaptureInput, Stream, StreamDamage, open_stream
 from telemetry.capture.pcapng import Pcapng
+from telemetry.capture.stamps import Stamper
 from telemetry.errors import InputError
 
 __all__ = ["NULL", "TUNNELS", "CaptureInput", "CaptureStats", "Damage", "Packets", "read_packets"]
@@ -55,6 +57,7 @@ class CaptureStats:
     snapped: int = 0
     backwards: int = 0
     dropped: int = 0
+    hardware: int = 0
     first_ns: int = NULL
     last_ns: int = NULL
     read_bytes: int = 0
@@ -67,6 +70,8 @@ def read_packets(
     paths: CaptureInput | Sequence[CaptureInput],
     *,
     batch_rows: int = 8192,
+    hardware: bool = True,
+    stamps: str | None = None,
     stats: CaptureStats | None = None,
 ) -> Iterator[Packets]:
     """Decode captures: pcap, pcapng, snoop, ERF, plain or compressed.
@@ -77,6 +82,10 @@ def read_packets(
         Read one after the other. A batch never spans two files.
     batch_rows : int
         The most packets in a batch. 8192 keeps a batch in the second-level cache.
+    hardware : bool
+        Look for hardware timestamps.
+    stamps : str, optional
+        A hardware stamp format to be read without proof (`telemetry.capture.stamps.CONFIGURED`).
     stats : CaptureStats, optional
         Filled in while reading.
 
@@ -97,9 +106,10 @@ def read_packets(
     many = paths if isinstance(paths, Sequence) and not isinstance(paths, (str, os.PathLike)) else [paths]
     arena = Arena(batch_rows)
     for number, source in enumerate(many):
-        stream = open_stream(source)  # type: ignore[arg-type]
+        stream = open_stream(source)
         try:
-            yield from _Reader(stream, number, arena, stats).batches()
+            stamper = Stamper(stamps) if hardware else None
+            yield from _Reader(stream, number, arena, stats, stamper).batches()
         finally:
             stream.close()
 
@@ -107,7 +117,8 @@ def read_packets(
 class _Reader:
     """One file: a buffer, a container, and the way on after damage."""
 
-    def __init__(self, stream: Stream, number: int, arena: Arena, stats: CaptureStats) -> None:
+    def __init__(self, stream: Stream, number: int, arena: Arena, stats: CaptureStats, stamper: Stamper | None) -> None:
+        self._stamper = stamper
         self._stream, self._number, self._arena, self._stats = stream, number, arena, stats
         self._buffer = np.empty(_BUFFER, np.uint8)
         self._pos = self._end = 0
@@ -133,6 +144,8 @@ class _Reader:
             stats.read_bytes += self._stream.consumed() - before_read
             before_drop, before_read = dropped, self._stream.consumed()
             if rows:
+                if self._stamper is not None:
+                    stats.hardware += self._stamper.apply(arena, self._buffer, rows)
                 batch = arena.packets(rows, self._buffer, self._stream.name, self._number)
                 last_ns = _count(batch, stats, last_ns)
                 yield batch
@@ -146,16 +159,21 @@ class _Reader:
         if not head:
             raise InputError(f"{name}: expected a capture, got an empty file")
         container: Container
-        if (len(head) >= 24 and int.from_bytes(head[:4], "little") in Pcap.MAGICS) or (
-            len(head) >= 24 and int.from_bytes(head[:4], "big") in Pcap.MAGICS
-        ):
+        magic = {int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big")}
+        if magic & Pcap.MAGICS.keys():
+            if len(head) < 24:
+                raise InputError(f"{name}: expected a pcap file header of 24 bytes, got {len(head)}")
             container = Pcap(head[:28], name)
         elif head[:4] == b"\x0a\x0d\x0d\x0a":
             container = Pcapng()
         elif head[:8] == b"snoop\0\0\0" and len(head) >= 16:
             container = Snoop(head[:16], name)
         else:
-            raise InputError(f"{name}: expected a capture (pcap, pcapng, snoop, ERF), got {head[:8].hex(' ')} ...")
+            while self._end < _CHUNK // 2 and self._more(64):
+                pass  # ERF has no magic number: look at its first records
+            if not looks_like_erf(self._buffer, self._end, self._eof):
+                raise InputError(f"{name}: expected a capture (pcap, pcapng, snoop, ERF), got {head[:8].hex(' ')} ...")
+            container = Erf()
         self._pos = container.head
         return container
 

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numba import njit
 
-from telemetry.capture.columns import CAP, FRAME, IFACE, LINK, NULL, TIME, WIRE, Arena, I32s, I64s, U8s
+from telemetry.capture.columns import CAP, FRAME, IFACE, LINK, NULL, TIME, WIRE, Arena, I32s, I64s, U8s, int64, uint64
 from telemetry.capture.container import max_capture, u32
 
 __all__ = ["Pcapng"]
@@ -28,37 +28,37 @@ _I_LINK, _I_SNAP, _I_KIND, _I_ARG, _I_OFFSET, _I_LONGEST, _I_SCALE, _I_MOST = ra
 @njit(cache=True, nogil=True)
 def _ticks_to_ns(high: int, low: int, table: I64s, i: int) -> int:
     """64-bit ticks to ns, rounded down; exact for every resolution whose result fits in int64, else `NULL`."""
-    ticks = (np.uint64(high) << np.uint64(32)) | np.uint64(low)
+    ticks = (uint64(high) << uint64(32)) | uint64(low)
     arg = table[_I_ARG, i]
     if table[_I_KIND, i] == 10:
         if arg <= 9:
-            if ticks > np.uint64(table[_I_MOST, i]):
+            if ticks > uint64(table[_I_MOST, i]):
                 return NULL
-            ns = ticks * np.uint64(table[_I_SCALE, i])
+            ns = ticks * uint64(table[_I_SCALE, i])
         else:
-            ns = ticks // np.uint64(table[_I_SCALE, i])
+            ns = ticks // uint64(table[_I_SCALE, i])
     else:
-        one = np.uint64(1_000_000_000)
-        whole = ticks >> np.uint64(arg) if arg < 64 else np.uint64(0)
-        if whole > np.uint64(9_223_372_035):
+        one = uint64(1_000_000_000)
+        whole = ticks >> uint64(arg) if arg < 64 else uint64(0)
+        if whole > uint64(9_223_372_035):
             return NULL
-        part = ticks - (whole << np.uint64(arg)) if arg < 64 else ticks
+        part = ticks - (whole << uint64(arg)) if arg < 64 else ticks
         # part * 1e9 >> arg in 96 bits; upper < 2^62, so the carry cannot overflow
-        lower = (part & np.uint64(0xFFFFFFFF)) * one
+        lower = (part & uint64(0xFFFFFFFF)) * one
         if arg <= 32:
-            ns = whole * one + (lower >> np.uint64(arg))
+            ns = whole * one + (lower >> uint64(arg))
         elif arg < 96:
-            mixed = (part >> np.uint64(32)) * one + (lower >> np.uint64(32))
-            ns = whole * one + (mixed >> np.uint64(arg - 32))
+            mixed = (part >> uint64(32)) * one + (lower >> uint64(32))
+            ns = whole * one + (mixed >> uint64(arg - 32))
         else:
-            ns = np.uint64(0)
-    if ns > np.uint64(9_223_372_036_854_775_807):
+            ns = uint64(0)
+    if ns > uint64(9_223_372_036_854_775_807):
         return NULL
     offset = table[_I_OFFSET, i]
-    second = np.int64(ns) // 1_000_000_000
+    second = int64(ns) // 1_000_000_000
     if offset > 9_223_372_034 - second or offset < -9_223_372_034:
         return NULL
-    return np.int64(ns) + offset * 1_000_000_000
+    return int64(ns) + offset * 1_000_000_000
 
 
 @njit(cache=True, nogil=True)
@@ -75,11 +75,11 @@ def _walk_pcapng(
         if pos + 12 > end:
             why = 1
             break
-        kind = np.int64(u32(data, pos, big))
+        kind = int64(u32(data, pos, big))
         if kind == _SHB or kind == _IDB or kind == _ISB:
             why = 3
             break
-        size = np.int64(u32(data, pos + 4, big))
+        size = int64(u32(data, pos + 4, big))
         if size < 12 or size > MAX_BLOCK:
             why = 2
             break
@@ -95,15 +95,15 @@ def _walk_pcapng(
                 why = 2
                 break
             if kind == _EPB:
-                iface = np.int64(u32(data, pos + 8, big))
+                iface = int64(u32(data, pos + 8, big))
                 lost = 0
             else:
-                both = np.int64(u32(data, pos + 8, big))
+                both = int64(u32(data, pos + 8, big))
                 iface = both >> 16 if big else both & 0xFFFF
                 lost = both & 0xFFFF if big else both >> 16
                 if lost == 0xFFFF:
                     lost = 0
-            cap = np.int64(u32(data, pos + 20, big))
+            cap = int64(u32(data, pos + 20, big))
             if iface >= interfaces or cap > size - 32 or cap > table[_I_LONGEST, iface]:
                 why = 2
                 break
@@ -111,7 +111,7 @@ def _walk_pcapng(
             i64[TIME, row] = _ticks_to_ns(u32(data, pos + 12, big), u32(data, pos + 16, big), table, iface)
             i64[FRAME, row] = pos + 28
             i32[CAP, row] = cap
-            i32[WIRE, row] = min(np.int64(u32(data, pos + 24, big)), 0x7FFFFFFF)
+            i32[WIRE, row] = min(int64(u32(data, pos + 24, big)), 0x7FFFFFFF)
             i32[LINK, row] = table[_I_LINK, iface]
             i32[IFACE, row] = iface
             row += 1
@@ -119,7 +119,7 @@ def _walk_pcapng(
             if size < 16 or interfaces == 0:
                 why = 2
                 break
-            wire = np.int64(u32(data, pos + 8, big))
+            wire = int64(u32(data, pos + 8, big))
             cap = min(wire, size - 16)
             if table[_I_SNAP, 0] > 0:
                 cap = min(cap, table[_I_SNAP, 0])
@@ -148,8 +148,8 @@ def _find_block(data: U8s, pos: int, end: int, last: bool, big: bool, interfaces
                 return start
             if at + 12 > end:
                 break
-            kind = np.int64(u32(data, at, big))
-            size = np.int64(u32(data, at + 4, big))
+            kind = int64(u32(data, at, big))
+            size = int64(u32(data, at + 4, big))
             if (
                 kind != _SHB
                 and (kind == 0 or kind > 10)
@@ -203,7 +203,7 @@ class Pcapng:
         order = ">" if self.big else "<"
         if pos + 12 > end:
             return 0, order
-        if struct.unpack_from("<I", data, pos)[0] == _SHB:
+        if struct.unpack_from("<I", data.data, pos)[0] == _SHB:
             magic = bytes(data[pos + 8 : pos + 12])
             if magic == b"\x1a\x2b\x3c\x4d":
                 order = ">"
@@ -211,7 +211,7 @@ class Pcapng:
                 order = "<"
             else:
                 return -1, order
-        size: int = struct.unpack_from(order + "I", data, pos + 4)[0]
+        size: int = struct.unpack_from(order + "I", data.data, pos + 4)[0]
         return (size if 12 <= size <= MAX_BLOCK else -1), order
 
     def need(self, data: U8s, pos: int, end: int) -> int:
@@ -223,8 +223,8 @@ class Pcapng:
         if size < 0:
             return 0
         padded = (size + 3) & ~3
-        kind = struct.unpack_from(order + "I", data, pos)[0]
-        if struct.unpack_from(order + "I", data, pos + padded - 4)[0] != size:
+        kind = struct.unpack_from(order + "I", data.data, pos)[0]
+        if struct.unpack_from(order + "I", data.data, pos + padded - 4)[0] != size:
             return 0
         body = bytes(data[pos + 8 : pos + padded - 4])
         if kind == _SHB:
@@ -273,7 +273,7 @@ class Pcapng:
         return self._lost + sum(self._statistics.values())
 
     def complaint(self, data: U8s, pos: int, end: int) -> str:
-        kind, size = struct.unpack_from(">II" if self.big else "<II", data, pos)
+        kind, size = struct.unpack_from(">II" if self.big else "<II", data.data, pos)
         return f"block of type {kind:#x} and length {size} does not hold together"
 
     def find(self, data: U8s, pos: int, end: int, last: bool) -> int:
