@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -17,7 +18,17 @@ from telemetry.host.tier import Tier
 from telemetry.procfs import namespace_set, online_cpus, standard_set
 from telemetry.types import Events, Nanos, SeriesKey
 
-__all__ = ["Harvester"]
+__all__ = ["Follower", "Harvester"]
+
+
+class Follower(Protocol):
+    """Something that has news now and then."""
+
+    def poll(self) -> list[Events]:
+        """What came since the last call."""
+        ...
+
+    def close(self) -> None: ...
 
 
 class Harvester:
@@ -40,6 +51,8 @@ class Harvester:
         Watch all network namespaces that some process lives in, not only our own.
     boot_id : str
         The one last seen; another gives ``boot_id_changed``.
+    followers : sequence of Follower
+        What else there is to read at the base rate (log files, records in memory).
 
     Examples
     --------
@@ -58,6 +71,7 @@ class Harvester:
         processes: Sequence[str] = (),
         namespaces: bool = True,
         boot_id: str = "",
+        followers: Sequence[Follower] = (),
     ) -> None:
         self.host, self.root = host, Path(root)
         self.hz, self.fast_hz = hz, max(fast_hz, 0.0)
@@ -80,6 +94,7 @@ class Harvester:
             np.arange(2),
         )
         self._own[1].flags.writeable = False
+        self._followers = list(followers)
         self._cost = self._late = 0
         self._look()
 
@@ -125,6 +140,8 @@ class Harvester:
             both = np.full(2, now, np.int64)
             out.append(Events(*self._own, both, both, np.array([self._late, self._cost], np.int64)))
             self._late = self._cost = 0
+            for follower in self._followers:
+                out.extend(follower.poll())
         if tick % self._slow_every == 0:
             out.append(self._slow.sample())
             out.append(self._config.look())
@@ -137,6 +154,9 @@ class Harvester:
         """Let go of all descriptors."""
         for tier in self._tiers:
             tier.close()
+        self._config.close()
+        for follower in self._followers:
+            follower.close()
 
     def _look(self) -> None:
         """Once a second: who came, who went, what can be read now that could not before."""

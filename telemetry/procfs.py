@@ -6,13 +6,12 @@ Rates: *fast* (100 Hz) is what changes within a stall and is cheap; *base* (10 H
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 from telemetry.host import tables
-from telemetry.host.sources import TextFile
+from telemetry.host.sources import HostSource, TextFile
 from telemetry.host.udp import UdpSockets
 
 __all__ = ["Set", "cpu_list", "mask_of", "namespace_set", "online_cpus", "standard_set"]
@@ -21,9 +20,9 @@ __all__ = ["Set", "cpu_list", "mask_of", "namespace_set", "online_cpus", "standa
 class Set(NamedTuple):
     """Sources by rate. Of those in `fast`, a harvester without a fast tier reads all at the base rate."""
 
-    fast: list[TextFile | UdpSockets]
-    base: list[TextFile | UdpSockets]
-    slow: list[TextFile | UdpSockets]
+    fast: list[HostSource]
+    base: list[HostSource]
+    slow: list[HostSource]
 
 
 def cpu_list(text: str) -> list[int]:
@@ -66,11 +65,11 @@ def standard_set(root: str | Path, host: str) -> Set:
     def table(path: Path, parser: tables.Parser, *, hexa: bool = False) -> TextFile:
         return TextFile(path, host, parser, hexa=hexa)
 
-    fast: list[TextFile | UdpSockets] = [
+    fast: list[HostSource] = [
         table(proc / "net/softnet_stat", tables.softnet(online_cpus(root)), hexa=True),
         *(table(proc / "pressure" / r, tables.pressure(r)) for r in ("cpu", "memory", "io", "irq")),
     ]
-    base: list[TextFile | UdpSockets] = [
+    base: list[HostSource] = [
         table(proc / "interrupts", tables.interrupts),
         table(proc / "softirqs", tables.softirqs),
         table(proc / "stat", tables.stat),
@@ -81,7 +80,7 @@ def standard_set(root: str | Path, host: str) -> Set:
         table(proc / "net/stat/nf_conntrack", tables.conntrack_stat, hexa=True),
         table(proc / "sys/net/netfilter/nf_conntrack_count", tables.single("conntrack_entries")),
     ]
-    slow: list[TextFile | UdpSockets] = [
+    slow: list[HostSource] = [
         table(proc / "sys/net/netfilter/nf_conntrack_max", tables.single("conntrack_limit")),
     ]
     for node in sorted((sys / "devices/system/node").glob("node[0-9]*")):
@@ -90,20 +89,22 @@ def standard_set(root: str | Path, host: str) -> Set:
         name = cpu.name[3:]
         if (cpu / "cpufreq/scaling_cur_freq").exists():
             path = cpu / "cpufreq/scaling_cur_freq"
-            slow.append(table(path, tables.single("power_frequency_hz", 1000, cpu=name)))
+            slow.append(table(path, tables.single("power_frequency_hz", {"cpu": name}, scale=1000)))
         for kind in ("core", "package"):
             path = cpu / f"thermal_throttle/{kind}_throttle_count"
             if path.exists():
-                slow.append(table(path, tables.single(f"thermal_{kind}_throttle_total", cpu=name)))
+                slow.append(table(path, tables.single(f"thermal_{kind}_throttle_total", {"cpu": name})))
         for state in sorted((cpu / "cpuidle").glob("state[0-9]*")):
             label = {"cpu": name, "state": _word(state / "name") or state.name}
-            slow.append(table(state / "time", tables.single("power_idle_us_total", **label)))
+            slow.append(table(state / "time", tables.single("power_idle_us_total", label)))
     for memory in sorted((sys / "devices/system/edac/mc").glob("mc[0-9]*")):
         for kind in ("ce", "ue"):
-            slow.append(table(memory / f"{kind}_count", tables.single(f"edac_{kind}_errors_total", mc=memory.name[2:])))
+            slow.append(
+                table(memory / f"{kind}_count", tables.single(f"edac_{kind}_errors_total", {"mc": memory.name[2:]}))
+            )
     for zone in sorted((sys / "class/thermal").glob("thermal_zone[0-9]*")):
         label = {"zone": zone.name[12:], "type": _word(zone / "type")}
-        slow.append(table(zone / "temp", tables.single("thermal_millicelsius", **label)))
+        slow.append(table(zone / "temp", tables.single("thermal_millicelsius", label)))
     return Set(fast, base, slow)
 
 
@@ -121,24 +122,25 @@ def namespace_set(root: str | Path, host: str, net: str, netns: str = "", *, dev
     """
     root = Path(root)
     folder = root / net
-    base: list[TextFile | UdpSockets] = [
+    base: list[HostSource] = [
         TextFile(folder / "snmp", host, tables.snmp(netns)),
         TextFile(folder / "netstat", host, tables.snmp(netns)),
         TextFile(folder / "snmp6", host, tables.snmp6(netns)),
         TextFile(folder / "dev", host, tables.net_dev(netns)),
         TextFile(folder / "sockstat", host, tables.sockstat(netns)),
     ]
-    slow: list[TextFile | UdpSockets] = []
+    slow: list[HostSource] = []
     if devices:
         for device in sorted((root / "sys/class/net").glob("*")):
             if device.name == "lo" or not (device / "statistics").is_dir():
                 continue
             label = {"device": device.name, "netns": netns}
-            for name in ("rx_missed_errors", "rx_crc_errors", "rx_over_errors", "rx_nohandler"):
+            hardware = (device / "device").exists()  # of the others these never move
+            for name in ("rx_missed_errors", "rx_crc_errors", "rx_over_errors", "rx_nohandler") if hardware else ():
                 path = device / "statistics" / name
-                base.append(TextFile(path, host, tables.single(f"nic_{name.removesuffix('_errors')}_total", **label)))
-            slow.append(TextFile(device / "carrier_changes", host, tables.single("nic_carrier_changes_total", **label)))
-    fast: list[TextFile | UdpSockets] = [UdpSockets(folder / "udp", host, netns)]
+                base.append(TextFile(path, host, tables.single(f"nic_{name.removesuffix('_errors')}_total", label)))
+            slow.append(TextFile(device / "carrier_changes", host, tables.single("nic_carrier_changes_total", label)))
+    fast: list[HostSource] = [UdpSockets(folder / "udp", host, netns)]
     return Set(fast, base, slow)
 
 
@@ -147,8 +149,3 @@ def _word(path: Path) -> str:
         return re.sub(r"\s+", " ", path.read_text(errors="replace")).strip()
     except OSError:
         return ""
-
-
-def exists(path: Path) -> bool:
-    """Whether something can be read there."""
-    return os.access(path, os.R_OK)

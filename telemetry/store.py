@@ -12,6 +12,7 @@ import errno
 import hashlib
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +24,7 @@ from telemetry.errors import StoreError
 from telemetry.selectors import Select, predicate
 from telemetry.storage.cut import adopt, commit_files, cut_segment
 from telemetry.storage.layout import part
-from telemetry.storage.log import Encoder, start_segment
+from telemetry.storage.log import Encoder, SegmentIndex, start_segment
 from telemetry.storage.manifest import check_version, locked, read_manifest
 from telemetry.storage.parquet import KeyTable
 from telemetry.storage.reading import Snapshot
@@ -105,6 +106,8 @@ class Store:
         self._buffer_seen: Nanos | None = None
         self._cutter: _Cutter | None = None
         self._adopted = False
+        self._lock = threading.RLock()
+        self._known: dict[tuple[str, int], SegmentIndex] = {}
 
     # -- writing
 
@@ -120,6 +123,10 @@ class Store:
             return
         if (events.seen_ns[1:] < events.seen_ns[:-1]).any():
             events = events[np.argsort(events.seen_ns, kind="stable")]
+        with self._lock:
+            self._append(events)
+
+    def _append(self, events: Events) -> None:
         if not self._adopted:
             self._adopted = True
             self.torn_bytes += adopt(self.path)
@@ -142,6 +149,10 @@ class Store:
 
     def flush(self) -> None:
         """Hand all rows to the kernel: a kill of this process no longer loses them."""
+        with self._lock:
+            self._flush()
+
+    def _flush(self) -> None:
         if not self._buffer:
             return
         data = b"".join(self._buffer)
@@ -157,9 +168,10 @@ class Store:
 
     def close(self) -> None:
         """Flush and cut what is left into Parquet."""
-        self.flush()
-        if self._fd >= 0:
-            self._rotate(wait=True)
+        with self._lock:
+            self._flush()
+            if self._fd >= 0:
+                self._rotate(wait=True)
         if self._cutter is not None:
             self._cutter.close()
             self._cutter = None
@@ -196,7 +208,6 @@ class Store:
         Memory is bounded by one row group for each file that overlaps in time. Keys are numbered in the order in
         which they appear; a batch has one value type.
         """
-        self.flush()
         wanted, selectors = predicate(select)
         table = KeyTable(wanted)
         time = None
@@ -205,7 +216,7 @@ class Store:
                 time_from_ns if time_from_ns is not None else -(2**63),
                 time_to_ns if time_to_ns is not None else 2**63 - 1,
             )
-        with Snapshot(self.path) as snapshot:
+        with self._look() as snapshot:
             for batch, twice in snapshot.read(table, selectors, (seen_from_ns, seen_to_ns), time):
                 self.duplicates += twice
                 if len(batch):
@@ -213,27 +224,23 @@ class Store:
 
     def hosts(self) -> list[str]:
         """The hosts that the store knows, sorted."""
-        self.flush()
-        with Snapshot(self.path) as snapshot:
+        with self._look() as snapshot:
             return sorted(snapshot.hosts())
 
     def keys(self, select: Select = None) -> list[SeriesKey]:
         """The series that the store knows, sorted."""
-        self.flush()
         wanted, selectors = predicate(select)
-        with Snapshot(self.path) as snapshot:
+        with self._look() as snapshot:
             return sorted(k for k in snapshot.keys(selectors) if wanted is None or wanted(k))
 
     def last_seen_ns(self, host: str | None = None) -> Nanos | None:
         """The largest seen_ns (of a host), or None if there is nothing. Reads no rows."""
-        self.flush()
-        with Snapshot(self.path) as snapshot:
+        with self._look() as snapshot:
             return snapshot.last_seen(host)
 
     def first_seen_ns(self) -> Nanos | None:
         """The least seen_ns, or None if there is nothing. Reads no rows."""
-        self.flush()
-        with Snapshot(self.path) as snapshot:
+        with self._look() as snapshot:
             return snapshot.first_seen()
 
     def digest(self, seen_from_ns: Nanos, seen_to_ns: Nanos, *, select: Select = None) -> str:
@@ -285,6 +292,11 @@ class Store:
         return sum(f.rows for f in gone)
 
     # -- inside
+
+    def _look(self) -> Snapshot:
+        with self._lock:
+            self._flush()
+            return Snapshot(self.path, self._known)
 
     def _start(self) -> bool:
         try:

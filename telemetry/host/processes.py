@@ -6,25 +6,14 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from telemetry.errors import ConfigError
-from telemetry.host.sources import HostSource
 from telemetry.host.threads import ThreadStates, ThreadTimes
-from telemetry.procfs import namespace_set
+from telemetry.procfs import Set, namespace_set
 
-__all__ = ["Change", "ProcessWatch"]
+__all__ = ["ProcessWatch"]
 
 _SCAN_EVERY = 5
-_CLK = 1 << 16
-
-
-class Change(NamedTuple):
-    """Sources by rate that came or went."""
-
-    fast: list[HostSource]
-    base: list[HostSource]
-    slow: list[HostSource]
 
 
 class ProcessWatch:
@@ -53,7 +42,7 @@ class ProcessWatch:
         self._looks = 0
         self._seen: set[int] = set()
         self._watched: dict[int, tuple[ThreadTimes, ThreadStates]] = {}
-        self._nets: dict[str, tuple[int, Change]] = {}
+        self._nets: dict[str, Set] = {}
         self._of_pid: dict[int, str] = {}
         self._own_net = self._net_of("self")
 
@@ -62,9 +51,9 @@ class ProcessWatch:
         """Process ids and names."""
         return {pid: times.process for pid, (times, _) in self._watched.items()}
 
-    def look(self) -> tuple[Change, Change]:
+    def look(self) -> tuple[Set, Set]:
         """Return the sources that came and that went since the last look."""
-        came, gone = Change([], [], []), Change([], [], [])
+        came, gone = Set([], [], []), Set([], [], [])
         if (self._names or self._cgroups or self._namespaces) and self._looks % _SCAN_EVERY == 0:
             self._scan(came, gone)
         self._looks += 1
@@ -73,7 +62,7 @@ class ProcessWatch:
                 states.stale = times.stale = True
         return came, gone
 
-    def _scan(self, came: Change, gone: Change) -> None:
+    def _scan(self, came: Set, gone: Set) -> None:
         now = {int(p) for p in os.listdir(self._root / "proc") if p.isdigit()} if self._exists() else set()
         for pid in sorted(self._seen - now):
             self._of_pid.pop(pid, None)
@@ -99,10 +88,10 @@ class ProcessWatch:
         if self._namespaces:
             self._scan_nets(came, gone)
 
-    def _scan_nets(self, came: Change, gone: Change) -> None:
+    def _scan_nets(self, came: Set, gone: Set) -> None:
         alive = dict.fromkeys(self._of_pid.values())
         for net in [n for n in self._nets if n not in alive]:
-            for mine, other in zip(gone, self._nets.pop(net)[1], strict=True):
+            for mine, other in zip(gone, self._nets.pop(net), strict=True):
                 mine.extend(other)
         names: dict[str, str] | None = None
         for pid, net in sorted(self._of_pid.items()):
@@ -110,8 +99,8 @@ class ProcessWatch:
                 continue
             names = self._net_names() if names is None else names
             label = names.get(net, net)
-            sources = Change(*map(list, namespace_set(self._root, self._host, f"proc/{pid}/net", label)))
-            self._nets[net] = (pid, sources)
+            sources = namespace_set(self._root, self._host, f"proc/{pid}/net", label)
+            self._nets[net] = sources
             for mine, other in zip(came, sources, strict=True):
                 mine.extend(other)
 

@@ -132,7 +132,7 @@ def scan_fields(
     for i in range(len(pick)):
         j = pick[i]
         out[i] = numbers[j] * scale[i] if 0 <= j < min(count, room) else 0
-    return count, np.int64(shape >> np.uint64(1))
+    return count, np.int64(shape >> np.uint64(1))  # type: ignore[return-value]
 
 
 def _is_number(word: str, hexa: bool) -> bool:

@@ -7,7 +7,7 @@ names wherever the file has some, so that another kernel's columns are read righ
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from telemetry.errors import InputError
 from telemetry.host.scan import Field, Token
@@ -28,25 +28,11 @@ _VMSTAT_GAUGES = re.compile(r"nr_\w+|workingset_nodes|swap_ra_ready")
 _NOT_METRIC = re.compile(r"[^A-Za-z0-9_]+")
 _RX = ("bytes", "packets", "errors", "dropped", "fifo_errors", "frame_errors", "compressed", "multicast")
 _TX = ("bytes", "packets", "errors", "dropped", "fifo_errors", "collisions", "carrier_errors", "compressed")
-_DISK = [
-    "reads",
-    "reads_merged",
-    "read_sectors",
-    "read_ms",
-    "writes",
-    "writes_merged",
-    "written_sectors",
-    "write_ms",
-    "inflight",
-    "io_ms",
-    "weighted_io_ms",
-    "discards",
-    "discards_merged",
-    "discarded_sectors",
-    "discard_ms",
-    "flushes",
-    "flush_ms",
-]
+_DISK_FIELDS = """
+reads reads_merged read_sectors read_ms writes writes_merged written_sectors write_ms inflight io_ms weighted_io_ms
+discards discards_merged discarded_sectors discard_ms flushes flush_ms
+"""
+_DISK = tuple(_DISK_FIELDS.split())
 _SOFTNET = {0: "processed", 1: "dropped", 2: "squeezed", 8: "collisions", 9: "rps", 10: "flow_limit"}
 
 
@@ -317,12 +303,12 @@ def numastat(node: str) -> Parser:
     return parse
 
 
-def single(metric: str, scale: int = 1, **labels: str) -> Parser:
+def single(metric: str, labels: Mapping[str, str] | None = None, *, scale: int = 1) -> Parser:
     """A file that holds one number."""
 
     def parse(rows: Sequence[Line]) -> list[Field]:
         if not rows or not rows[0] or rows[0][0].number < 0:
             raise InputError(f"{metric}: expected a number")
-        return [Field(metric, of_labels(**labels), rows[0][0].number, scale)]
+        return [Field(metric, of_labels(**(labels or {})), rows[0][0].number, scale)]
 
     return parse

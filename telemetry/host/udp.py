@@ -152,4 +152,4 @@ def scan_sockets(text: NDArray[np.uint8], n: int, rows: Int64) -> tuple[int, int
             shape = (shape ^ np.uint64(port)) * prime
             shape = (shape ^ np.uint64(inode)) * prime
         at = end + 1
-    return count, np.int64(shape >> np.uint64(1))
+    return count, np.int64(shape >> np.uint64(1))  # type: ignore[return-value]

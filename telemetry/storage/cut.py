@@ -10,11 +10,10 @@ from pathlib import Path
 
 import msgspec
 
-from telemetry.storage.log import Scan
+from telemetry.storage.log import SegmentIndex
 from telemetry.storage.manifest import Entry, Manifest, locked, read_manifest, write_manifest
 from telemetry.storage.partition import PartitionWriter
 from telemetry.storage.segments import log_batches, segment_name, segments
-from telemetry.types import SeriesKey
 
 __all__ = ["adopt", "commit_files", "cut_segment"]
 
@@ -44,10 +43,10 @@ def cut_segment(root: Path, path: Path) -> int:
         if read_manifest(root).cut.get(name[0], 0) > name[1]:
             path.unlink(missing_ok=True)
             return 0
-        found = Scan([], 0, 0, 0)
-        keys: list[SeriesKey] = []
-        with PartitionWriter(root, path.stem, keys) as out:
-            for rows, real in log_batches(file, keys, found):
+        index = SegmentIndex()
+        index.extend(file.fileno())
+        with PartitionWriter(root, path.stem, index.keys) as out:
+            for rows, real in log_batches(file.fileno(), index):
                 if not real.any():
                     out.write(rows, False)
                 else:
@@ -61,7 +60,7 @@ def cut_segment(root: Path, path: Path) -> int:
                 manifest.cut[name[0]] = max(name[1] + 1, manifest.cut.get(name[0], 0))
                 commit_files(root, manifest, add=files)
         path.unlink(missing_ok=True)
-        return found.lost
+        return index.lost
 
 
 def commit_files(

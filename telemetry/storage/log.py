@@ -15,7 +15,6 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 from telemetry.errors import StoreError
 from telemetry.types import Events, Float64, Int64, Nanos, SeriesKey
 
-__all__ = ["HEADER", "Encoder", "Rows", "Scan", "arrivals", "frame_heads", "scan", "segment_seen"]
+__all__ = ["HEADER", "Encoder", "Rows", "SegmentIndex", "arrivals", "start_segment"]
 
 HEADER = b"TWLG" + struct.pack("<HHQ", 1, 0, 0)
 _FRAME = struct.Struct("<IIBBHIqq")
@@ -47,16 +46,6 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.time_ns)
-
-
-@dataclass(slots=True)
-class Scan:
-    """What a segment holds: its keys, and how many bytes of it are whole frames; `lost` bytes are not."""
-
-    keys: list[SeriesKey]
-    good: int
-    lost: int
-    rows: int
 
 
 def arrivals(seen: Int64, first: int) -> Int64:
@@ -157,63 +146,6 @@ class Encoder:
         return lookup
 
 
-def scan(file: BinaryIO, found: Scan | None = None) -> Iterator[tuple[list[SeriesKey], Rows]]:
-    """Read the whole frames of a segment, in order; `found` is filled in.
-
-    A frame that is cut off or whose checksum is wrong ends the segment: what follows cannot be trusted.
-    """
-    data = memoryview(file.read())
-    if len(data) < len(HEADER) or data[:6] != HEADER[:6]:
-        if found is not None:
-            found.lost = len(data)
-        return
-    keys: list[SeriesKey] = []
-    lists: list[NDArray[np.int32]] = []
-    at = len(HEADER)
-    rows = 0
-    while at + _FRAME.size <= len(data):
-        length, crc, kind, flags, _, n, first_seen, _ = _FRAME.unpack_from(data, at)
-        end = at + _FRAME.size + length
-        if length > _MAX_FRAME or end > len(data) or zlib.crc32(data[at + 8 : end]) != crc:
-            break
-        body = data[at + _FRAME.size : end]
-        if kind == _KEYS:
-            keys.extend(
-                SeriesKey(h, m, tuple((str(k), str(v)) for k, v in labels)) for h, m, labels in json.loads(bytes(body))
-            )
-        elif kind == _SERIES:
-            lists.append(np.frombuffer(body, np.int32))
-        elif kind == _DATA:
-            frame = _rows(body, flags, n, first_seen, lists)
-            rows += n
-            yield keys, frame
-        at = end
-    if found is not None:
-        found.keys, found.good, found.lost, found.rows = keys, at, len(data) - at, rows
-
-
-def segment_seen(file: BinaryIO) -> tuple[Nanos, Nanos, int] | None:
-    """Least and largest seen_ns and the frames of a segment, from the frames' headers alone."""
-    if file.read(6) != HEADER[:6]:
-        return None
-    file.seek(0)
-    spans = list(frame_heads(file))
-    return (min(s[0] for s in spans), max(s[1] for s in spans), len(spans)) if spans else None
-
-
-def frame_heads(file: BinaryIO) -> Iterator[tuple[Nanos, Nanos]]:
-    """First and last seen_ns of each frame of rows, from the headers alone."""
-    data = file.read()
-    at = len(HEADER)
-    while at + _FRAME.size <= len(data):
-        length, _, kind, _, _, _, first, last = _FRAME.unpack_from(data, at)
-        at += _FRAME.size + length
-        if at > len(data):
-            return
-        if kind == _DATA:
-            yield first, last
-
-
 def start_segment(path: Path) -> int:
     """Create a segment and return its descriptor, held by an exclusive lock while the writer lives.
 
@@ -233,28 +165,122 @@ def start_segment(path: Path) -> int:
     return fd
 
 
-def _rows(body: memoryview, flags: int, n: int, first_seen: Nanos, lists: list[NDArray[np.int32]]) -> Rows:
-    number, first = _ROWS.unpack_from(body)
-    at = _ROWS.size
-    if flags & _ONE_TIME:
-        time = np.full(n, np.frombuffer(body, np.int64, 1, at)[0])
-        at += 8
-    else:
-        time = np.frombuffer(body, np.int64, n, at)
-        at += 8 * n
-    if flags & _ONE_SEEN:
-        seen = np.full(n, first_seen, np.int64)
-        arrival = np.arange(first, first + n, dtype=np.int64)
-    else:
-        seen = np.frombuffer(body, np.int64, n, at)
-        at += 8 * n
-        arrival = arrivals(seen, first)
-    value: Int64 | Float64
-    if flags & _FLOAT:
-        value = np.frombuffer(body, np.float64, n, at)
-    else:
-        value = np.frombuffer(body, np.int64, n, at)
-    return Rows(lists[number], time, seen, arrival, value)
+class SegmentIndex:
+    """What lies where in a segment; `extend` takes note of what was appended since.
+
+    A frame that is cut off, or whose checksum is wrong, ends the segment: what follows cannot be trusted.
+    """
+
+    def __init__(self) -> None:
+        self.keys: list[SeriesKey] = []
+        self.good = 0
+        """Bytes of whole frames."""
+        self.lost = 0
+        """Bytes after them."""
+        self.rows = 0
+        self.ordered = True
+        """No frame was first seen before the one that precedes it."""
+        self.first_seen: Nanos | None = None
+        self.last_seen: dict[str, Nanos] = {}
+        self._lists: list[NDArray[np.int32]] = []
+        self._hosts: list[str | None] = []
+        self._frames: list[tuple[int, int, int, int, Nanos, Nanos]] = []
+
+    def extend(self, fd: int) -> None:
+        """Read on from where the last look ended."""
+        chunk = 8 << 20
+        while True:
+            data = memoryview(os.pread(fd, chunk, self.good))
+            used = self._take(data)
+            self.good += used
+            size = os.fstat(fd).st_size
+            self.lost = size - self.good
+            if used == 0:
+                if len(data) == chunk and self._wants(data) > chunk:
+                    chunk = self._wants(data)
+                    continue
+                return
+            if self.lost <= 0:
+                return
+
+    def read(self, fd: int, seen_from: Nanos = -(2**63), seen_to: Nanos = 2**63 - 1) -> Iterator[Rows]:
+        """The frames that may hold rows seen in ``[seen_from, seen_to)``."""
+        for at, length, flags, n, first, last in self._frames:
+            if last >= seen_from and first < seen_to:
+                yield self._rows(memoryview(os.pread(fd, length, at)), flags, n, first)
+
+    def used_keys(self) -> set[SeriesKey]:
+        """The series that some row has."""
+        return {self.keys[i] for i in set().union(*(s.tolist() for s in self._lists))}
+
+    def _take(self, data: memoryview) -> int:
+        at = 0
+        if self.good == 0:
+            if len(data) < len(HEADER) or data[:6] != HEADER[:6]:
+                return 0
+            at = len(HEADER)
+        while at + _FRAME.size <= len(data):
+            length, crc, kind, flags, _, n, first, last = _FRAME.unpack_from(data, at)
+            end = at + _FRAME.size + length
+            if length > _MAX_FRAME or end > len(data) or zlib.crc32(data[at + 8 : end]) != crc:
+                break
+            body = data[at + _FRAME.size : end]
+            if kind == _KEYS:
+                for h, m, labels in json.loads(bytes(body)):
+                    self.keys.append(SeriesKey(h, m, tuple((str(k), str(v)) for k, v in labels)))
+            elif kind == _SERIES:
+                series = np.frombuffer(bytes(body), np.int32)
+                self._lists.append(series)
+                hosts = {self.keys[i].host for i in set(series.tolist())}
+                self._hosts.append(hosts.pop() if len(hosts) == 1 else None)
+            elif kind == _DATA:
+                self._note(body, flags, n, first, last)
+                self._frames.append((self.good + at + _FRAME.size, length, flags, n, first, last))
+            at = end
+        return at
+
+    def _note(self, body: memoryview, flags: int, n: int, first: Nanos, last: Nanos) -> None:
+        self.rows += n
+        if self._frames:
+            self.ordered = self.ordered and first >= self._frames[-1][5]
+        self.first_seen = first if self.first_seen is None else min(self.first_seen, first)
+        host = self._hosts[_ROWS.unpack_from(body)[0]]
+        if host is not None:
+            self.last_seen[host] = max(last, self.last_seen.get(host, last))
+            return
+        rows = self._rows(body, flags, n, first)
+        names = [self.keys[i].host for i in rows.series.tolist()]
+        for name, seen in dict(zip(names, rows.seen_ns.tolist(), strict=True)).items():
+            self.last_seen[name] = max(seen, self.last_seen.get(name, seen))
+
+    def _wants(self, data: memoryview) -> int:
+        """Bytes of the frame at hand, if its head can be believed."""
+        at = 0 if self.good else len(HEADER)
+        length = _FRAME.unpack_from(data, at)[0]
+        return at + _FRAME.size + int(length) if length <= _MAX_FRAME else 0
+
+    def _rows(self, body: memoryview, flags: int, n: int, first_seen: Nanos) -> Rows:
+        number, first = _ROWS.unpack_from(body)
+        at = _ROWS.size
+        if flags & _ONE_TIME:
+            time = np.full(n, np.frombuffer(body, np.int64, 1, at)[0])
+            at += 8
+        else:
+            time = np.frombuffer(body, np.int64, n, at)
+            at += 8 * n
+        if flags & _ONE_SEEN:
+            seen = np.full(n, first_seen, np.int64)
+            arrival = np.arange(first, first + n, dtype=np.int64)
+        else:
+            seen = np.frombuffer(body, np.int64, n, at)
+            at += 8 * n
+            arrival = arrivals(seen, first)
+        value: Int64 | Float64
+        if flags & _FLOAT:
+            value = np.frombuffer(body, np.float64, n, at)
+        else:
+            value = np.frombuffer(body, np.int64, n, at)
+        return Rows(self._lists[number], time, seen, arrival, value)
 
 
 def _frame(kind: int, flags: int, n: int, first: Nanos, last: Nanos, body: bytes) -> bytes:

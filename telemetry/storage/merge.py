@@ -38,7 +38,7 @@ class Stream:
     def load(self) -> None:
         """Get one batch more, behind what is left of the last."""
         self.unopened = False
-        more = next(self.rows, None)
+        more = next((m for m in self.rows if len(m[0])), None)
         if more is None:
             self.done = True
         elif self.batch is None:

@@ -6,14 +6,13 @@ import os
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from telemetry.errors import StoreError
 from telemetry.selectors import Selector
-from telemetry.storage.log import Scan, scan, segment_seen
+from telemetry.storage.log import SegmentIndex
 from telemetry.storage.manifest import Entry, read_manifest
 from telemetry.storage.merge import Stream, merge_streams
 from telemetry.storage.parquet import Columns, KeyTable, read_file, read_keys
@@ -33,24 +32,35 @@ class Snapshot:
     not at all.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, known: dict[tuple[str, int], SegmentIndex] | None = None) -> None:
         self._root = root
-        self._logs: list[BinaryIO] = []
+        self._logs: list[tuple[int, SegmentIndex]] = []
+        known = {} if known is None else known
         for _ in range(100):
             manifest = read_manifest(root)
             try:
-                self._logs = []
-                for path in segments(root, manifest.cut):
-                    self._logs.append(path.open("rb"))
+                opened = self._open(segments(root, manifest.cut), known)
             except FileNotFoundError:
                 self.close()
                 continue
             if read_manifest(root).generation == manifest.generation:
                 self.files = manifest.files
-                self._sizes = [os.fstat(f.fileno()).st_size for f in self._logs]
+                for gone in known.keys() - opened:
+                    del known[gone]
                 return
             self.close()
         raise StoreError(f"{root}: the store changes faster than it can be read")
+
+    def _open(self, paths: list[Path], known: dict[tuple[str, int], SegmentIndex]) -> set[tuple[str, int]]:
+        names = set()
+        for path in paths:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            name = (path.name, os.fstat(fd).st_ino)
+            index = known.setdefault(name, SegmentIndex())
+            self._logs.append((fd, index))
+            index.extend(fd)
+            names.add(name)
+        return names
 
     def __enter__(self) -> Snapshot:
         return self
@@ -59,8 +69,9 @@ class Snapshot:
         self.close()
 
     def close(self) -> None:
-        for file in self._logs:
-            file.close()
+        for fd, _ in self._logs:
+            os.close(fd)
+        self._logs = []
 
     def read(
         self, table: KeyTable, selectors: Sequence[Selector], seen: _Span, time: _Span | None
@@ -73,57 +84,32 @@ class Snapshot:
             if time is not None and (f.time_max < time[0] or f.time_min >= time[1]):
                 continue
             streams.append(Stream(max(f.seen_min, seen[0]), self.file_rows(f, table, seen, time)))
-        for file in self._logs:
-            span = self._span(file)
-            if span is not None and span[1] >= seen[0] and span[0] < seen[1]:
-                file.seek(0)
-                streams.append(Stream(max(span[0], seen[0]), self._log_rows(file, table, seen, time)))
+        for fd, index in self._logs:
+            if index.first_seen is not None and max(index.last_seen.values()) >= seen[0] and index.first_seen < seen[1]:
+                streams.append(Stream(max(index.first_seen, seen[0]), self._log_rows(fd, index, table, seen, time)))
         public = _Public(table)
         for rows, real, twice in merge_streams(streams, table):
             yield from public.events(rows, real, twice)
 
     def last_seen(self, host: str | None) -> Nanos | None:
         found = [f.seen_max for f in self.files if host is None or f.host == host]
-        for file in self._logs:
-            if host is None:
-                span = self._span(file)
-                found += [] if span is None else [span[1]]
-                continue
-            file.seek(0)
-            for keys, rows in scan(file):
-                of_host = np.array([k.host == host for k in keys])[rows.series]
-                if of_host.any():
-                    found.append(int(rows.seen_ns[of_host].max()))
+        for _, index in self._logs:
+            found += [v for h, v in index.last_seen.items() if host is None or h == host]
         return max(found, default=None)
 
     def first_seen(self) -> Nanos | None:
         found = [f.seen_min for f in self.files]
-        found += [span[0] for span in map(self._span, self._logs) if span is not None]
+        found += [index.first_seen for _, index in self._logs if index.first_seen is not None]
         return min(found, default=None)
 
     def hosts(self) -> set[str]:
-        return {f.host for f in self.files} | {k.host for k in self._log_keys()}
+        return {f.host for f in self.files} | {h for _, index in self._logs for h in index.last_seen}
 
     def keys(self, selectors: Sequence[Selector]) -> set[SeriesKey]:
-        found = self._log_keys()
+        found = {k for _, index in self._logs for k in index.used_keys()}
         for f in self.files:
             if _may_hold(f, selectors):
                 found |= read_keys(self._where(f), f.host)
-        return found
-
-    def _span(self, file: BinaryIO) -> tuple[Nanos, Nanos, int] | None:
-        file.seek(0)
-        return segment_seen(file)
-
-    def _log_keys(self) -> set[SeriesKey]:
-        found: set[SeriesKey] = set()
-        for file in self._logs:
-            file.seek(0)
-            held = Scan([], 0, 0, 0)
-            used: set[int] = set()
-            for _, rows in scan(file, held):
-                used.update(np.unique(rows.series).tolist())
-            found.update(held.keys[i] for i in used)
         return found
 
     def _where(self, entry: Entry) -> Path:
@@ -145,12 +131,14 @@ class Snapshot:
         except FileNotFoundError:
             raise StoreError(f"{self._root / f.path}: named in the manifest, but not there") from None
 
-    def _log_rows(self, file: BinaryIO, table: KeyTable, seen: _Span, time: _Span | None) -> Iterator[_Batch]:
-        keys: list[SeriesKey] = []
-        lookup: list[int] = []
-        for rows, real in log_batches(file, keys):
-            lookup.extend(table.code(k) for k in keys[len(lookup) :])
-            code = np.array(lookup, np.int32)[rows.code]
+    def _log_rows(
+        self, fd: int, index: SegmentIndex, table: KeyTable, seen: _Span, time: _Span | None
+    ) -> Iterator[_Batch]:
+        lookup = np.empty(0, np.int32)
+        for rows, real in log_batches(fd, index, *seen):
+            if len(lookup) < len(index.keys):
+                lookup = np.array([table.code(k) for k in index.keys], np.int32)
+            code = lookup[rows.code]
             keep = (rows.seen_ns >= seen[0]) & (rows.seen_ns < seen[1]) & (code >= 0)
             if time is not None:
                 keep &= (rows.time_ns >= time[0]) & (rows.time_ns < time[1])

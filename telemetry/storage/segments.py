@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from telemetry.storage.log import Rows, Scan, frame_heads, scan
+from telemetry.storage.log import Rows, SegmentIndex
 from telemetry.storage.merge import sort_rows
 from telemetry.storage.parquet import ROW_GROUP, Columns
-from telemetry.types import SeriesKey
+from telemetry.types import Nanos
 
 __all__ = ["log_batches", "segment_name", "segments"]
 
@@ -34,30 +33,28 @@ def segments(root: Path, cut: dict[str, int] | None = None) -> list[Path]:
 
 
 def log_batches(
-    file: BinaryIO, keys: list[SeriesKey], found: Scan | None = None, rows: int = ROW_GROUP // 4
+    fd: int,
+    index: SegmentIndex,
+    seen_from: Nanos = -(2**63),
+    seen_to: Nanos = 2**63 - 1,
+    rows: int = ROW_GROUP // 4,
 ) -> Iterator[tuple[Columns, NDArray[np.bool_]]]:
     """The rows of a segment in (seen_ns, arrival) order, and which of them are float64 (values are bits as int64).
 
-    `keys` grows to the segment's keys. A segment into which old seen_ns were written after newer ones is read
-    whole and sorted; others stream.
+    Frames outside of ``[seen_from, seen_to)`` are passed over; rows are not cut. A segment into which old seen_ns
+    were written after newer ones is read whole and sorted; others stream.
     """
-    last, ordered = -(2**63), True
-    for first, end in frame_heads(file):
-        ordered = ordered and first >= last
-        last = end
-    file.seek(0)
     parts: list[Rows] = []
     pending = 0
-    for known, frame in scan(file, found):
-        keys.extend(known[len(keys) :])
+    for frame in index.read(fd, seen_from, seen_to):
         parts.append(frame)
         pending += len(frame)
-        if ordered and pending >= rows:
+        if index.ordered and pending >= rows:
             yield _join(parts)
             parts, pending = [], 0
     if parts:
         columns, real = _join(parts)
-        order = None if ordered else sort_rows(columns)
+        order = None if index.ordered else sort_rows(columns)
         yield (columns, real) if order is None else (columns[order], real[order])
 
 

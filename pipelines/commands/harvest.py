@@ -1,0 +1,126 @@
+"""``tailwatch harvest``."""
+
+from __future__ import annotations
+
+import click
+
+__all__ = ["command"]
+
+
+@click.command()
+@click.option("--store", "store_path", type=click.Path(), help="Where to (default: configuration).")
+@click.option("--hz", type=click.FloatRange(0.01, 1000), help="Rate of the standard set.  [default: 10]")
+@click.option(
+    "--fast-hz",
+    type=click.FloatRange(0, 1000),
+    default=0.0,
+    show_default=True,
+    help="Rate of softnet, pressure, UDP sockets and thread times; 0 reads them at --hz.",
+)
+@click.option("--seconds", type=click.FloatRange(min=0), help="Stop after so long (default: at SIGTERM or Ctrl-C).")
+@click.option("--root", type=click.Path(), help="Where /proc and /sys are found.  [default: /]")
+@click.option("--host", help="Name of this host in all series (default: its host name).")
+@click.option(
+    "--process",
+    "processes",
+    multiple=True,
+    help="Watch the threads of processes of this name (regular expression), or cgroup:PATH. Repeatable.",
+)
+@click.option("--namespaces/--no-namespaces", default=True, show_default=True, help="Watch all network namespaces.")
+@click.option("--keep-days", type=click.FloatRange(min=0), help="Remove what is older.  [default: 7]")
+@click.option("--max-gb", type=click.FloatRange(min=0), help="Remove the oldest beyond this size.  [default: 10]")
+@click.option(
+    "--log",
+    "logs",
+    multiple=True,
+    type=click.Path(dir_okay=False),
+    help="Also follow the log file that this TOML describes. Repeatable.",
+)
+@click.option(
+    "--record",
+    "records",
+    multiple=True,
+    type=click.Path(dir_okay=False),
+    help="Also read the shared-memory or file record that this TOML describes. Repeatable.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@click.pass_obj
+def command(
+    path: str | None,
+    store_path: str | None,
+    hz: float | None,
+    fast_hz: float,
+    seconds: float | None,
+    root: str | None,
+    host: str | None,
+    processes: tuple[str, ...],
+    namespaces: bool,
+    keep_days: float | None,
+    max_gb: float | None,
+    logs: tuple[str, ...],
+    records: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Record what this host's kernel says into a store.
+
+    What the kernel does not have, or does not show us, is listed once at the end, with the reason.
+
+    \b
+    Examples:
+      tailwatch harvest --store S --seconds 60
+      tailwatch harvest --process 'strategy.*' --process cgroup:/trading --fast-hz 100
+      tailwatch harvest --seconds 10 --json
+    """
+    import socket
+
+    import msgspec
+
+    from pipelines.config import load
+    from pipelines.harvest import followers, harvest, known_boot, pin, stop_signals
+    from pipelines.ui import counter
+    from telemetry.harvest import Harvester
+    from telemetry.store import Store
+
+    config = load(path)
+    settings = config.harvest
+    where = store_path or config.store
+    name = host or settings.host or socket.gethostname()
+    tree = root or settings.root
+    days = settings.keep_days if keep_days is None else keep_days
+    gb = settings.max_gb if max_gb is None else max_gb
+    cpus = pin(tree)
+    with stop_signals() as stop, Store(where, on_full="drop", background=True) as store:
+        harvester = Harvester(
+            tree,
+            host=name,
+            hz=hz or settings.hz,
+            fast_hz=fast_hz,
+            processes=processes or tuple(settings.processes),
+            namespaces=namespaces,
+            boot_id=known_boot(store.path, name),
+            followers=followers(logs, records, name),
+        )
+        with counter(f"harvesting {name} into {where}", "samples") as tell:
+            summary = harvest(
+                harvester,
+                store,
+                seconds=seconds,
+                stop=stop,
+                keep_ns=round(days * 86_400e9) or None,
+                max_bytes=round(gb * 1e9) or None,
+                pinned_to=cpus,
+                tell=tell,
+            )
+        harvester.close()
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(summary), indent=1).decode())
+        return
+    click.echo(
+        f"{summary.samples} samples of {summary.series} series in {summary.seconds:.1f} s; "
+        f"{summary.core_share:.2%} of a core, {summary.late_p99_us:.0f} us late at p99, "
+        f"{summary.missed_ticks} of {summary.ticks + summary.missed_ticks} ticks missed"
+    )
+    if summary.dropped_rows:
+        click.echo(f"{summary.dropped_rows} rows lost: the disk is full", err=True)
+    for source, why in sorted(summary.missing.items()):
+        click.echo(f"not here: {source}: {why}", err=True)
