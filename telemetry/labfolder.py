@@ -119,7 +119,7 @@ class LabFolder:
             ) from None
         return Label(
             id=f"lab/{self.run}",
-            kind=lab_kind(fault),
+            kind=str(raw.get("kind") or lab_kind(fault)),
             scope="",
             start_ns=start,
             end_ns=end,

@@ -123,6 +123,10 @@ def _host_series(parts: list[str]) -> tuple[str, dict[str, str], int] | None:
         case ["disk", device, name]:
             named = _DISK.get(name, name)
             return f"disk_{named}" + ("" if named in _DISK_GAUGES else "_total"), {"device": device}, 1
+        case ["irq_affinity", irq, "mask"]:
+            return "irq_affinity_mask", {"irq": irq}, 1
+        case ["proc", process, "state_D"]:
+            return "thread_blocked", {"process": process}, 1
         case ["proc", process, name]:
             return _THREAD.get(name, f"thread_{name}_total"), {"process": process}, 1
         case ["sampler", name] if name.endswith("_us"):
@@ -153,6 +157,10 @@ def _netns_series(parts: list[str]) -> tuple[str, dict[str, str], int] | None:
             return "qdisc_backlog_bytes", {"device": device, "netns": netns}, 1
         case [netns, "qdisc", device, name]:
             return f"qdisc_{name}_total", {"device": device, "netns": netns}, 1
+        case [netns, "conntrack_stat", cpu, name]:
+            return f"conntrack_{name}_total", {"cpu": cpu[3:], "netns": netns}, 1
+        case [netns, "neigh", device, state]:
+            return f"neigh_{state}", {"device": device, "netns": netns}, 1
         case [netns, "carrier", device, "changes"]:
             return "nic_carrier_changes_total", {"device": device, "netns": netns}, 1
     return None

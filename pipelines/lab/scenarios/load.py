@@ -83,7 +83,7 @@ def neighbour_writes(run: Run) -> None:
 
 LOAD = (
     Scenario("rt_contention", "cpu_contention", "a real-time process shares the strategy's CPU", rt_contention,
-             place=CPU, counter=r"proc\.strat\.wait_ns", shape="step"),
+             place=CPU, counter=r"proc\.strat\.wait_ns", alone=True),
     Scenario("ctx_switch", "context_switch_storm", "two processes on the strategy's CPU hand a byte to and fro",
              ctx_switch, place={"layer": "host", "cpu": "strategy"}, counter=r"stat\.ctxt", alone=True),
     Scenario("timer_storm", "interrupt_storm", "timers interrupt the strategy's CPU thousands of times a second",
@@ -98,6 +98,6 @@ LOAD = (
              neighbour_writes, place={"layer": "host", "process": "strat", "device": "disk"},
              counter=r"disk\.\w+\.(flush_ios|wr_ios)", alone=True),
     Scenario("housekeeping", "housekeeping_jitter", "a short burst above the strategy, once a second", housekeeping,
-             place=CPU, counter=r"proc\.strat\.wait_ns", shape="periodic",
+             place=CPU, counter=r"proc\.strat\.wait_ns", shape="periodic", alone=True,
              simulated="the burst is a real-time process, not a kworker"),
 )  # fmt: skip

@@ -71,14 +71,14 @@ def clock_step(run: Run) -> None:
 
 PROCESS = (
     Scenario("udp_overflow", "udp_overflow", "the strategy reads too slowly and its sockets overflow", udp_overflow,
-             place={**STRAT, "port": "30001"}, counter=r"trd\.snmp\.Udp:RcvbufErrors"),
+             place={**STRAT, "port": "30001"}, counter=r"trd\.snmp\.Udp:RcvbufErrors", alone=True),
     Scenario("microburst", "microburst", "thousands of packets at once, several times", microburst,
              also=("udp_overflow",), place={"layer": "host", "netns": "trd", "port": "30001"},
-             counter=r"trd\.snmp\.Udp:RcvbufErrors", shape="burst"),
+             counter=r"trd\.snmp\.Udp:RcvbufErrors", shape="burst", alone=True),
     Scenario("gc_pause", "process_pause", "the strategy stands still every few seconds", gc_pause,
              place=STRAT, counter=r"proc\.strat\.state_T", shape="periodic"),
     Scenario("page_fault", "page_fault_burst", "every message touches memory for the first time", page_fault,
-             place=STRAT, counter=r"proc\.strat\.minflt"),
+             place=STRAT, counter=r"proc\.strat\.minflt", alone=True),
     Scenario("nagle", "nagle", "orders leave in two small writes without TCP_NODELAY", nagle,
              place={**STRAT, "flow": "tcp:9001"}, counter=r"(trd|exch)\.netstat\.TcpExt:DelayedACKs"),
     Scenario("clock_step", "clock_step", "the trader's clock is off for a while", clock_step,

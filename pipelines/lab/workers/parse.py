@@ -10,7 +10,7 @@ Columns = dict[str, int]
 _MODES = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal", "guest")
 _NAMED_IRQ = ("LOC", "RES", "CAL", "TLB", "NMI", "IWI", "MCE", "TRM")
 _SOFTNET = {
-    0: "processed", 1: "dropped", 2: "time_squeeze", 9: "received_rps", 10: "flow_limit",
+    0: "processed", 1: "dropped", 2: "time_squeeze", 9: "received_rps", 10: "flow_limit_count",
     11: "backlog_total", 13: "input_qlen", 14: "process_qlen",
 }  # fmt: skip
 _DISK = (
