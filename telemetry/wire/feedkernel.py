@@ -40,6 +40,8 @@ LEARN: Final = 32
 """Packets of a group that are looked at before its format is told."""
 HEAD_BYTES: Final = 64
 """Bytes of payload that matter: header and enough content to tell A and B lines."""
+CONTENT: Final = 24
+"""Bytes behind the header that must be equal on both lines."""
 TICK_NS: Final = 100_000_000
 
 _NULL: Final = np.iinfo(np.int64).min
@@ -249,11 +251,17 @@ def _packet(  # type: ignore[no-untyped-def]
         return k
     # The same content under the same number in another group: the other line.
     h = np.uint64(head[SEQ]) * np.uint64(0x9E3779B97F4A7C15)
-    stop = min(cap, HEAD_BYTES)
-    for b in range(HEADER[code], stop):
-        h = (h ^ np.uint64(data[at + b])) * np.uint64(0x100000001B3)
+    stop = at + min(cap, plen, HEADER[code] + CONTENT)
+    first = at + HEADER[code]
+    while first < stop:
+        word = np.uint64(0)
+        for b in range(first, min(first + 8, stop)):
+            word = (word << np.uint64(8)) | np.uint64(data[b])
+        h = (h ^ word) * np.uint64(0xC2B2AE3D27D4EB4F)
+        h ^= h >> np.uint64(32)
+        first += 8
     if head[SENT] != _NULL:
-        h ^= np.uint64(head[SENT]) * np.uint64(0xC2B2AE3D27D4EB4F)
+        h ^= np.uint64(head[SENT]) * np.uint64(0x165667B19E3779F9)
     h ^= h >> np.uint64(31)
     slot = np.int64(h >> np.uint64(20)) & (len(content) - 1)
     other = content[slot, 1] - 1

@@ -112,6 +112,11 @@ class Feeds:
         """Packets of a known feed whose header did not fit."""
         return int(self._counts[2])
 
+    @property
+    def streams(self) -> int:
+        """How many streams are known."""
+        return int(self._counts[0])
+
     def push(self, packets: Packets, flow: NDArray[np.int32]) -> FeedRows:
         """Feed a batch; return what was found."""
         self._classify()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +15,18 @@ from telemetry.wire.feeds import Feeds
 from telemetry.wire.flows import FlowTable
 from telemetry.wire.tcp import Tcp
 from telemetry.wire.tcpkernel import EVENTS
-from telemetry.wire.throughput import SPANS, Peaks, Throughput, span_name
+from telemetry.wire.tcpkernel import RTT as _RTT
+from telemetry.wire.tcpkernel import TS_RTT as _TS_RTT
+from telemetry.wire.throughput import SPANS, Link, Peaks, Throughput, span_name
+from telemetry.wire.windows import STATS, Windows
 
 if TYPE_CHECKING:
     from telemetry.capture.columns import Packets
 
-__all__ = ["METRICS", "Tap"]
+__all__ = ["METRICS", "STAT_CODE", "Detail", "Tap", "add_seconds"]
+
+Detail = Literal["packets", "windows"]
+"""One event for each measurement, or windows of a second (per flow) and a millisecond (per tap)."""
 
 _TCP_METRICS: Final = {
     "rtt": "tcp_rtt_ns",
@@ -47,10 +53,14 @@ _FEED_METRICS: Final = {
     fk.PACKETS: "feed_packets",
     fk.LOST_BOTH: "feed_lost_packets",
 }
+_TCP_NAMES: Final = {kind: _TCP_METRICS[event] for kind, event in enumerate(EVENTS)}
 METRICS: Final = (
     *(_TCP_METRICS[e] for e in EVENTS), *_FEED_METRICS.values(), "wire_packets", "wire_bytes", "burst_peak_bytes",
 )  # fmt: skip
 _CODE: Final = {name: i for i, name in enumerate(METRICS)}
+STAT_CODE: Final = 1000
+"""Codes from here on: a metric's windows. ``STAT_CODE * (1 + stat) + code``; stat `_MS` + 0 or 1 is per millisecond."""
+_MS: Final = len(STATS)
 _RARE_TCP: Final = ("tcp_retransmissions", "tcp_zero_windows", "tcp_resets", "tcp_duplicate_acks")
 _RARE_FEED: Final = ("feed_gap_packets", "feed_reordered_packets", "feed_duplicate_packets", "feed_resets")
 
@@ -70,6 +80,8 @@ class Tap:
         Where measurements go; resolves ids through `key`.
     window_ns : int
         Of throughput, peaks, and the zeros that say "looked at, nothing lost".
+    detail : {"packets", "windows"}
+        What happens often: each measurement, or windows. Losses, resets and gaps are always told one by one.
     formats : mapping of destination to feed format, optional
     """
 
@@ -82,6 +94,7 @@ class Tap:
         collector: Collector,
         window_ns: Nanos,
         formats: Mapping[str, str] | None = None,
+        detail: Detail = "packets",
     ) -> None:
         self.name, self.host, self.number = name, host, number
         self.flows = flows
@@ -90,41 +103,73 @@ class Tap:
         self.throughput = Throughput(window_ns)
         self.peaks = Peaks(window_ns)
         self._collector = collector
+        self._tcp_windows = self._feed_windows = self._link = None
+        if detail == "windows":
+            self._tcp_windows = Windows(len(EVENTS), (_RTT, _TS_RTT))
+            self._feed_windows = Windows(fk.STARTED + 1, (fk.SKEW, fk.DELAY))
+            self._link = Link()
 
     def push(self, packets: Packets, flow: NDArray[np.int32], time_ns: Int64) -> None:
         """Feed a batch with its flow ids and (corrected) times."""
-        self._tcp_rows(self.tcp.push(packets, flow))
-        self._feed_rows(self.feeds.push(packets, flow).rows)
+        tcp = self.tcp.push(packets, flow)
+        if self._tcp_windows is not None:
+            tcp, seconds, ms = self._tcp_windows.push(tcp, self.flows.count)
+            self._windowed(_TCP_NAMES, seconds, ms)
+        self._tcp_rows(tcp)
+        feed = self.feeds.push(packets, flow).rows
+        if self._feed_windows is not None:
+            feed, seconds, ms = self._feed_windows.push(feed, self.feeds.streams)
+            self._windowed(_FEED_METRICS, seconds, ms)
+        self._feed_rows(feed)
         self._window_rows(self.throughput.push(time_ns, flow, packets.wire_len, self.flows.count))
+        if self._link is not None:
+            self._link_rows(self._link.push(time_ns, packets.wire_len))
         self._peak_rows(self.peaks.push(time_ns, packets.wire_len))
 
     def finish(self) -> None:
         """Give out what is still open."""
-        self._feed_rows(self.feeds.finish().rows)
+        feed = self.feeds.finish().rows
+        if self._feed_windows is not None:
+            feed, seconds, ms = self._feed_windows.push(feed, self.feeds.streams)
+            self._windowed(_FEED_METRICS, seconds, ms)
+            self._windowed(_FEED_METRICS, *self._feed_windows.finish())
+        self._feed_rows(feed)
+        if self._tcp_windows is not None:
+            self._windowed(_TCP_NAMES, *self._tcp_windows.finish())
         self._window_rows(self.throughput.finish())
+        if self._link is not None:
+            self._link_rows(self._link.finish())
         self._peak_rows(self.peaks.finish())
 
     def key(self, code: int, number: int) -> SeriesKey:
-        """The series of a metric and the number of a flow, stream or span."""
+        """The series of a metric (or of a statistic of it) and the number of a flow, stream or span."""
+        stat, code = divmod(code, STAT_CODE)
         metric = METRICS[code]
+        if stat > _MS:
+            # A whole tap, per millisecond.
+            name = "" if metric.startswith("wire_") else ("count", "max")[stat - _MS - 1]
+            return SeriesKey.of(self.host, metric, tap=self.name, stat=name, window="1ms")
+        windowed = {"stat": STATS[stat - 1], "window": "1s"} if stat else {}
         if metric.startswith(("tcp_", "wire_")):
             flow = self.flows.name(number) if number >= 0 else "other"
-            return SeriesKey.of(self.host, metric, flow=flow, tap=self.name)
+            return SeriesKey.of(self.host, metric, flow=flow, tap=self.name, **windowed)
         if metric == "burst_peak_bytes":
             return SeriesKey.of(self.host, metric, tap=self.name, span=span_name(SPANS[number]))
         pair = metric in ("ab_skew_ns", "feed_lost_packets")
         feed = self.feeds.pair_name(number) if pair else self.feeds.name(number)
-        return SeriesKey.of(self.host, metric, feed=feed, tap=self.name)
+        return SeriesKey.of(self.host, metric, feed=feed, tap=self.name, **windowed)
 
     def _tcp_rows(self, rows: Int64) -> None:
-        for kind, event in enumerate(EVENTS):
+        for kind in np.unique(rows[:, 0]).tolist():
             part = rows[rows[:, 0] == kind]
-            self._add(_TCP_METRICS[event], part[:, 1], part[:, 2], part[:, 3])
+            self._add(_TCP_NAMES[kind], part[:, 1], part[:, 2], part[:, 3])
 
     def _feed_rows(self, rows: Int64) -> None:
-        for code, metric in _FEED_METRICS.items():
+        for code in np.unique(rows[:, 0]).tolist():
+            if code == fk.STARTED:
+                continue
             part = rows[rows[:, 0] == code]
-            self._add(metric, part[:, 1], part[:, 2], part[:, 3])
+            self._add(_FEED_METRICS[code], part[:, 1], part[:, 2], part[:, 3])
             if code == fk.PACKETS:
                 for rare in _RARE_FEED:
                     self._add(rare, part[:, 1], part[:, 2], np.zeros(len(part), np.int64))
@@ -144,5 +189,30 @@ class Tap:
     def _peak_rows(self, rows: Int64) -> None:
         self._add("burst_peak_bytes", rows[:, 0], rows[:, 1] - 1, rows[:, 2])
 
+    def _link_rows(self, rows: Int64) -> None:
+        """Packets and bytes of the whole tap, per millisecond."""
+        none = np.zeros(len(rows), np.int64) + self.number
+        for column, metric in ((1, "wire_packets"), (2, "wire_bytes")):
+            self._collector.add(STAT_CODE * (_MS + 1) + _CODE[metric], none, rows[:, 0] - 1, rows[:, column])
+
+    def _windowed(self, names: Mapping[int, str], seconds: Int64, ms: Int64) -> None:
+        for kind, metric in names.items():
+            if len(seconds):
+                part = seconds[seconds[:, 0] == kind]
+                add_seconds(self._collector, _CODE[metric], part[:, 1] * 64 + self.number, part)
+            if len(ms):
+                part = ms[ms[:, 0] == kind]
+                whole = np.zeros(len(part), np.int64) + self.number
+                for stat, column in ((1, 2), (2, 3)):
+                    self._collector.add(
+                        STAT_CODE * (_MS + stat) + _CODE[metric], whole, part[:, 1] - 1, part[:, column]
+                    )
+
     def _add(self, metric: str, numbers: Int64, time_ns: Int64, value: Int64) -> None:
         self._collector.add(_CODE[metric], numbers * 64 + self.number, time_ns, value)
+
+
+def add_seconds(collector: Collector, code: int, ids: Int64, rows: Int64) -> None:
+    """Add the windows of one metric: `rows` (kind, id, end, count, mean, p50, p99, max)."""
+    for stat in range(len(STATS)):
+        collector.add(STAT_CODE * (stat + 1) + code, ids, rows[:, 2] - 1, rows[:, 3 + stat])

@@ -20,7 +20,8 @@ from telemetry.wire.events import Collector
 from telemetry.wire.fingerprint import HASH_BYTES, fingerprints
 from telemetry.wire.flows import FlowTable
 from telemetry.wire.pairing import MAX_TAPS, Matches, Pairing
-from telemetry.wire.tap import METRICS, Tap
+from telemetry.wire.tap import METRICS, STAT_CODE, Detail, Tap, add_seconds
+from telemetry.wire.windows import SECOND, STATS, Windows
 
 if TYPE_CHECKING:
     from telemetry.capture.columns import Packets
@@ -90,10 +91,11 @@ def wire_events(
     hash_bytes: int = HASH_BYTES,
     formats: Mapping[str, str] | None = None,
     clocks: Mapping[str, Clock] | None = None,
+    detail: Detail = "packets",
     batch_rows: int = 8192,
     report: WireReport | None = None,
 ) -> Iterator[Events]:
-    """Yield every measurement of the captures, one event a packet or finding.
+    """Yield what the captures say, as events in time order.
 
     Parameters
     ----------
@@ -102,7 +104,8 @@ def wire_events(
     host : str
         Host label of the series.
     window_ns : int
-        Window of throughput and peaks; also how often counts of rare things say zero.
+        Window of throughput and peaks; also how often counts of rare things say zero (with
+        ``detail="windows"`` it is one second).
     timeout_ns : int
         How long a packet may take from tap to tap before it is lost.
     hash_bytes : int
@@ -111,6 +114,10 @@ def wire_events(
         Feeds that need no recognition.
     clocks : mapping of tap name to Clock
         Corrections of the taps' clocks (see `telemetry.wire.clock`).
+    detail : {"packets", "windows"}
+        One event for each latency, round trip, skew and delay; or count, mean, p50, p99 and maximum per series
+        and second (labels ``stat`` and ``window="1s"``) and count and maximum per tap and millisecond. What is
+        rare (losses, gaps, resets, retransmissions) is always told one by one.
     report : WireReport, optional
         Filled in while reading.
 
@@ -122,7 +129,9 @@ def wire_events(
     """
     if not 1 <= len(captures) <= MAX_TAPS:
         raise InputError(f"captures: expected 1 to {MAX_TAPS} taps, got {len(captures)}")
-    run = _Run(captures, host, window_ns, timeout_ns, hash_bytes, formats, clocks or {}, batch_rows, report)
+    if detail == "windows":
+        window_ns = SECOND
+    run = _Run(captures, host, window_ns, timeout_ns, hash_bytes, formats, clocks or {}, detail, batch_rows, report)
     yield from run.events()
 
 
@@ -136,6 +145,7 @@ class _Run:
         hash_bytes: int,
         formats: Mapping[str, str] | None,
         clocks: Mapping[str, Clock],
+        detail: Detail,
         batch_rows: int,
         report: WireReport | None,
     ) -> None:
@@ -148,13 +158,14 @@ class _Run:
         self.streams: list[_Stream] = []
         for number, (name, source) in enumerate(captures.items()):
             stats = self.report.stats.setdefault(name, CaptureStats())
-            tap = Tap(name, host, number, self.flows, self.collector, window_ns, formats)
+            tap = Tap(name, host, number, self.flows, self.collector, window_ns, formats, detail)
             self.report.taps[name] = tap
             self.taps.append(tap)
             self.streams.append(_Stream(number, read_packets(source, batch_rows=batch_rows, stats=stats)))
         self.pairing = Pairing(len(captures), timeout_ns) if len(captures) > 1 else None
         self.window_ns = window_ns
         self._told: dict[int, int] = {}
+        self._windows = Windows(1, (0,)) if detail == "windows" else None
 
     def events(self) -> Iterator[Events]:
         while True:
@@ -171,6 +182,8 @@ class _Run:
             tap.finish()
         if self.pairing is not None:
             self._pair(_FAR)
+            if self._windows is not None:
+                add_seconds(self.collector, _LATENCY, (last := self._windows.finish()[0])[:, 1], last)
             self._losses(self.pairing.expire())
             self.report.pairing = self.pairing.counts
         yield from self.collector.drain()
@@ -225,7 +238,13 @@ class _Run:
         latency, lost = self.pairing.push(
             rows[0].view(np.uint64), rows[1], rows[2], rows[3], rows[4], rows[5], self.flows.count
         )
-        self.collector.add(_LATENCY, _pair_id(latency), latency.time_ns, latency.value)
+        ids = _pair_id(latency)
+        if self._windows is None:
+            self.collector.add(_LATENCY, ids, latency.time_ns, latency.value)
+        else:
+            rows = np.stack([np.zeros_like(ids), ids, latency.time_ns, latency.value], axis=1)
+            _, seconds, _ = self._windows.push(rows, self.flows.count * 64)
+            add_seconds(self.collector, _LATENCY, seconds[:, 1], seconds)
         self._zeros(latency)
         self._losses(lost)
 
@@ -250,12 +269,15 @@ class _Run:
                 self.collector.add(_LOST, np.array([one], np.int64), end, np.zeros(1, np.int64))
 
     def _key(self, code: int, number: int) -> SeriesKey:
-        if code < len(METRICS):
+        stat, base = divmod(code, STAT_CODE)
+        if base < len(METRICS):
             return self.taps[number % 64].key(code, number // 64)
         flow, pair = divmod(number, 64)
         names = [t.name for t in self.taps]
         labels = {"flow": self.flows.name(flow), "from": names[pair // 8], "to": names[pair % 8]}
-        return SeriesKey.of(self.host, _PAIR_METRICS[code], **labels)
+        if stat:
+            labels |= {"stat": STATS[stat - 1], "window": "1s"}
+        return SeriesKey.of(self.host, _PAIR_METRICS[base], **labels)
 
     def _conclude(self) -> None:
         report = self.report

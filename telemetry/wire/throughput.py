@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from telemetry.types import Int64, Nanos
 
-__all__ = ["SPANS", "Peaks", "Throughput", "span_name"]
+__all__ = ["SPANS", "Link", "Peaks", "Throughput", "span_name"]
 
 SPANS: Final[tuple[Nanos, ...]] = (100_000, 1_000_000, 10_000_000)
 """Spans of the peaks, ns."""
@@ -112,6 +112,47 @@ class Throughput:
         k = _close(self._clock, self.window_ns, self._acc, self._touched, self._out, 0)
         self._out[:k, 0] -= 1
         return self._out[:k]
+
+
+@njit(cache=True, nogil=True)
+def _link(n, times, lens, window, state, out):  # type: ignore[no-untyped-def]
+    """Rows (window end, packets, bytes). `state`: window, packets, bytes."""
+    k = 0
+    current, packets, size = state[0], state[1], state[2]
+    end = (current + 1) * window if packets > 0 else _NULL
+    for i in range(n):
+        t = times[i]
+        if t == _NULL:
+            continue
+        if t >= end:
+            if packets > 0:
+                out[k, 0], out[k, 1], out[k, 2] = end, packets, size
+                k += 1
+            current, packets, size = t // window, 0, 0
+            end = (current + 1) * window
+        packets += 1
+        size += lens[i]
+    state[0], state[1], state[2] = current, packets, size
+    return k
+
+
+class Link:
+    """Packets and bytes of a whole tap per window."""
+
+    def __init__(self, window_ns: Nanos = 1_000_000) -> None:
+        self.window_ns = window_ns
+        self._state = np.zeros(3, np.int64)
+
+    def push(self, time_ns: Int64, wire_len: NDArray[np.int32]) -> Int64:
+        """Feed packets; return rows (window end, packets, bytes) of windows that closed."""
+        out = np.empty((len(time_ns), 3), np.int64)
+        return out[: _link(len(time_ns), time_ns, wire_len, self.window_ns, self._state, out)]
+
+    def finish(self) -> Int64:
+        """Close the last window."""
+        current, packets, size = self._state.tolist()
+        rows = [[(current + 1) * self.window_ns, packets, size]] if packets else []
+        return np.array(rows, np.int64).reshape(-1, 3)
 
 
 @njit(cache=True, nogil=True)
