@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from features.calendar import Clock
-from features.rates import BOOT_METRIC, RateBase
+from features.rates import BOOT_METRIC
 from features.stage import Base, Stage
 from telemetry.errors import StoreError
 from telemetry.types import Bool, Events, Float64, Int64, Nanos, Panel, SeriesKey, Snapshot, State
@@ -136,7 +136,7 @@ class _Group:
                 whole[:, places, c] = np.where(np.isnan(values[:, :, i]), whole[:, places, c], values[:, :, i])
         self.ready.append((ends, whole))
 
-    def fetch(self, watermark_ns: Nanos, clocks: Sequence[Clock]) -> Panel:
+    def fetch(self, watermark_ns: Nanos, clock: Clock | None) -> Panel:
         """Hand out what ended by `watermark_ns`."""
         out_e, out_v, left = [], [], []
         for ends, values in self.ready:
@@ -154,7 +154,7 @@ class _Group:
         else:
             values = np.concatenate(out_v) if out_v else np.empty((0, len(keys), len(self.columns)))
         columns = self.columns
-        for clock in clocks:
+        if clock is not None:
             extra = clock.columns(end - self.window_ns, keys)
             values = np.concatenate([values, extra], axis=2)
             columns = (*columns, *clock.names)
@@ -192,10 +192,14 @@ class FeatureSet:
     """
 
     def __init__(
-        self, pipelines: Sequence[Pipeline], watermark: dict[str, Any], max_gap_ns: Nanos | None, clocks: Sequence[Clock] = ()
-    ) -> None:  # fmt: skip
+        self,
+        pipelines: Sequence[Pipeline],
+        watermark: Mapping[str, Any],
+        max_gap_ns: Nanos | None = None,
+        clock: Clock | None = None,
+    ) -> None:
         self._pipelines = list(pipelines)
-        self._clocks = tuple(clocks)
+        self._clock = clock
         self._groups: list[_Group] = []
         for window in sorted({p.base.window_ns for p in pipelines}):
             members = [p for p in pipelines if p.base.window_ns == window]
@@ -258,7 +262,7 @@ class FeatureSet:
         """
         if watermark_ns > self._watermark.watermark_ns and self._watermark.newest_ns > NEVER:
             self._advance(self._watermark.raise_to(watermark_ns))
-        return tuple(g.fetch(watermark_ns, self._clocks) for g in self._groups)
+        return tuple(g.fetch(watermark_ns, self._clock) for g in self._groups)
 
     def _push(self, events: Events) -> None:
         admitted = self._watermark.admit(events)
@@ -331,8 +335,9 @@ class FeatureSet:
                 mask &= keep
             if mask.any():
                 for p in self._pipelines:
-                    if isinstance(p.base, RateBase):
-                        p.base.boot(table.keys[i].host, events.time_ns[mask])
+                    boot = getattr(p.base, "boot", None)
+                    if boot is not None:
+                        boot(table.keys[i].host, events.time_ns[mask])
 
     def snapshot(self) -> State:
         parts = [("watermark", self._watermark.snapshot())]

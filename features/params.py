@@ -23,10 +23,10 @@ def unknown(what: str, name: object, known: Iterable[str], where: str) -> Config
 
 
 class AnyOf:
-    """Several selectors, one of which must match."""
+    """Series that any of several selectors means."""
 
-    def __init__(self, selectors: tuple[Selector, ...]) -> None:
-        self.selectors = selectors
+    def __init__(self, selectors: Sequence[Selector | AnyOf]) -> None:
+        self.selectors = tuple(selectors)
 
     def matches(self, key: SeriesKey) -> bool:
         return any(s.matches(key) for s in self.selectors)
@@ -99,9 +99,17 @@ class Params:
             raise self._expected(name, "a list of names", value)
         return tuple(dict.fromkeys(value))
 
-    def select(self, name: str, default: str = "") -> AnyOf:
-        """A selector (``telemetry/selectors.py``) or a list of them, any of which may match; empty selects every series."""
+    def given(self, **values: Any) -> Params:
+        """The same part with some values set; what is asked of either counts for both."""
+        other = Params({**self._values, **values}, self.where)
+        other._asked = self._asked
+        return other
+
+    def select(self, name: str, default: str | None = "") -> AnyOf:
+        """A selector (``telemetry/selectors.py``) or a list of them (any may match); empty selects all."""
         value = self.raw(name, default)
+        if isinstance(value, AnyOf):
+            return value
         texts = [value] if isinstance(value, str) else value
         if not isinstance(texts, (list, tuple)) or not all(isinstance(t, str) for t in texts):
             raise self._expected(name, "a selector or a list of selectors", value)

@@ -173,8 +173,8 @@ class RateBase:
         for cells in self._log.take(first, last, width, True):
             at = cells.first - first
             _rates(
-                cells.offset, cells.values, cells.values.view(np.float64), cells.times, cells.names, width, cells.windows,
-                self._held_t, self._held, self._held_float, boots, start, stop, wrap, self._gap,
+                cells.offset, cells.values, cells.values.view(np.float64), cells.times, cells.names, width,
+                cells.windows, self._held_t, self._held, self._held_float, boots, start, stop, wrap, self._gap,
                 inner[at : at + cells.windows],
             )  # fmt: skip
         if self._reach > 1:
