@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from detectors.causes import Facts, label_of, matchers, place_of, rank_facts
-from detectors.changes import fill_all
+from detectors.changes import fill_all, fill_text
 from detectors.evidence import Track, pack_alert, unpack_alert
 from detectors.sentence import quantity, sentence
 from detectors.signature import Signature
@@ -40,7 +40,6 @@ class Case:
     tracks: dict[tuple[int, int, str], Track] = field(default_factory=dict)
     alerts: dict[str, Alert] = field(default_factory=dict)
     graded_ns: Nanos = 0
-    live_ns: Nanos = 0
     ranked_ns: Nanos = 0
     doubts: dict[str, Nanos] = field(default_factory=dict)
     bypassed: bool = False
@@ -73,6 +72,23 @@ class Case:
                 out.append(s)
         return out
 
+    def live(self, signatures: tuple[Signature, ...]) -> Nanos:
+        """When the required evidence of the incident's kind (of any kind while there is no cause) last held."""
+        kind = self.incident.kind if self.incident else "unknown"
+        last = 0
+        for (s, i, _), track in self.tracks.items():
+            item = signatures[s].evidence[i]
+            if (item.role == "required" or item.opens) and kind in ("unknown", signatures[s].kind):
+                last = max(last, track.last_ns if item.shape == "spike" else track.fresh_ns)
+        return last or (self.incident.updated_ns if self.incident else 0)
+
+    def after(self, since_ns: Nanos) -> Case:
+        """A case of what has been seen since a time: what follows upon an incident."""
+        tracks = {k: t for k, t in self.tracks.items() if t.last_ns > since_ns}
+        alerts = {k: a for k, a in self.alerts.items() if a.end_ns > since_ns}
+        doubts = {k: t for k, t in self.doubts.items() if t > since_ns}
+        return Case(list(self.hosts), tracks, alerts, self.graded_ns, 0, doubts, self.bypassed, self.kernel_path)
+
     def rank(self, signatures: tuple[Signature, ...], known: Mapping[tuple[int, int], Nanos]) -> tuple[Cause, ...]:
         facts = Facts(self.tracks, known, self.bypassed and not self.kernel_path, frozenset(self.doubts))
         return rank_facts(signatures, facts)
@@ -86,7 +102,7 @@ class Case:
             and (t.held_ns or signatures[a].evidence[i].shape in ("spike", "periodic"))
             and (signatures[a].evidence[i].role == "required" or signatures[a].evidence[i].opens)
         ]
-        return min(began, default=self.live_ns)
+        return min(began, default=self.ranked_ns)
 
     def build(
         self,
@@ -107,7 +123,7 @@ class Case:
         if chosen is not None:
             place |= place_of(signatures[chosen], chosen, by)
         if chosen is not None and top.kind != "unknown":
-            title = signatures[chosen].title
+            title = fill_text(signatures[chosen].title, place)
             host_facts = facts.get(self.hosts[0], {}) if len(self.hosts) == 1 else {}
             changes = fill_all(signatures[chosen], place, host_facts)
         elif top.kind == "unknown":
@@ -168,7 +184,7 @@ class Case:
             "hosts": self.hosts,
             "tracks": [[s, i, t.pack()] for (s, i, _), t in self.tracks.items()],
             "alerts": [[k, pack_alert(a)] for k, a in self.alerts.items()],
-            "ns": [self.graded_ns, self.live_ns, self.ranked_ns],
+            "ns": [self.graded_ns, self.ranked_ns],
             "doubts": self.doubts,
             "flags": [self.bypassed, self.kernel_path],
             "incident": pack_incident(inc) if inc else None,
@@ -182,10 +198,10 @@ class Case:
             tracks[(s, i, f"{track.series}\x1f{track.column}")] = track
         alerts = {k: unpack_alert(a) for k, a in row["alerts"]}
         inc = unpack_incident(row["incident"]) if row["incident"] else None
-        graded, live, ranked = row["ns"]
+        graded, ranked = row["ns"]
         bypassed, kernel_path = row["flags"]
         return Case(
-            list(row["hosts"]), tracks, alerts, graded, live, ranked, dict(row["doubts"]), bypassed, kernel_path, inc
+            list(row["hosts"]), tracks, alerts, graded, ranked, dict(row["doubts"]), bypassed, kernel_path, inc
         )
 
 

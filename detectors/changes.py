@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from detectors.signature import ChangeTemplate, Signature
 from telemetry.types import Change
 
-__all__ = ["PLACEHOLDERS", "fill", "fill_all"]
+__all__ = ["PLACEHOLDERS", "fill", "fill_all", "fill_text"]
 
 PLACEHOLDERS = frozenset(
     {
@@ -77,6 +77,17 @@ def fill(template: ChangeTemplate, place: Mapping[str, str], facts: Mapping[str,
 def fill_all(signature: Signature, place: Mapping[str, str], facts: Mapping[str, str]) -> tuple[Change, ...]:
     """All changes of a signature, filled in."""
     return tuple(fill(t, place, facts) for t in signature.changes)
+
+
+def fill_text(text: str, place: Mapping[str, str]) -> str:
+    """Fill a title's placeholders for people (no quoting); what is not known is left out.
+
+    Examples
+    --------
+    >>> fill_text("interrupt {irq} of cpu {cpu} storms", {"cpu": "3"})
+    'interrupt of cpu 3 storms'
+    """
+    return " ".join(_HOLE.sub(lambda m: place.get(m.group(1), ""), text).split())
 
 
 def _put(text: str, holes: Mapping[str, str]) -> str:

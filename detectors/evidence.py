@@ -52,6 +52,8 @@ class Track:
     def add(self, alert: Alert, item: Evidence) -> None:
         """Take in one deviating window (in time order)."""
         end, k, m = alert.end_ns, *item.hold
+        if self.count and end == self.last_ns:
+            return  # another detector saw the same window of the same channel
         if not self.count:
             self.first_ns = end
         if not self.bursts or end - self.last_ns > 3 * self.window_ns:

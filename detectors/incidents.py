@@ -39,6 +39,10 @@ class Grouper:
         An incident is resolved when its required evidence has been quiet for so long.
     reopen_s : float
         Evidence of the same kind, or at the same place, within this time of the end re-opens it (flapping).
+    next_s : float
+        After so long without its own evidence an incident ends as soon as one of another kind begins.
+    fade_s : float
+        Evidence that comes later than this after the incident's own no longer changes its causes.
     update_s : float
         Least time between two rankings of one incident.
     bypass : sequence of str
@@ -54,6 +58,8 @@ class Grouper:
         memory_s: float = 10.0,
         quiet_s: float = 15.0,
         reopen_s: float = 60.0,
+        next_s: float = 5.0,
+        fade_s: float = 2.0,
         update_s: float = 0.5,
         bypass: Sequence[str] = (),
         facts: Mapping[str, Mapping[str, str]] | None = None,
@@ -61,6 +67,7 @@ class Grouper:
         self.signatures = tuple(load_catalogue() if signatures is None else signatures)
         self._memory, self._quiet = round(memory_s * SECOND), round(quiet_s * SECOND)
         self._reopen, self._update = round(reopen_s * SECOND), round(update_s * SECOND)
+        self._next, self._fade = round(next_s * SECOND), round(fade_s * SECOND)
         self._bypass = [Selector.parse(text) for text in bypass]
         self.facts: dict[str, Mapping[str, str]] = dict(facts or {})
         self._cases: dict[str, Case] = {}
@@ -139,9 +146,24 @@ class Grouper:
             self._take(case, alert)
         if case.incident is None:
             return self._open(case, now)
-        if now - case.ranked_ns < self._update:
+        quiet = now - case.live(self.signatures)
+        if quiet > self._next:
+            return self._follow(case, now)
+        if quiet > self._fade or now - case.ranked_ns < self._update:
             return []
         return self._rerank(case, now)
+
+    def _follow(self, case: Case, now: Nanos) -> list[IncidentChange]:
+        """Something else begins while an incident that has gone quiet waits for its end: that one ends now."""
+        old = case.incident
+        new = case.after(case.live(self.signatures))
+        new.forget(now - self._memory)
+        self._put(new)
+        out = self._open(new, now) if old is not None else []
+        if old is None or not out or out[0].incident.kind == old.kind or out[0].action != "opened":
+            self._put(case)
+            return []
+        return [IncidentChange("resolved", now, self._end(old, now)), *out]
 
     def _take(self, case: Case, alert: Alert) -> None:
         matched = self._items(alert.series, alert.column)
@@ -165,8 +187,6 @@ class Grouper:
             track.add(alert, item)
             if item.role == "required" or item.opens:
                 counted = True
-                if track.fresh_ns == alert.end_ns or item.shape == "spike":
-                    case.live_ns = alert.end_ns
         if counted:
             case.keep(alert)
             if alert.grade == "alert":
@@ -184,7 +204,7 @@ class Grouper:
             return []
         if causes[0].kind == "unknown" and "unknown" not in kinds and not self._plausible(causes, kinds):
             return []
-        case.live_ns = case.ranked_ns = now
+        case.ranked_ns = now
         partner = self._partner(case, causes[0], now)
         if partner is not None:
             self._join(partner, case)
@@ -241,10 +261,8 @@ class Grouper:
         into.tracks.update(case.tracks)
         for name, alert in case.alerts.items():
             into.alerts.setdefault(name, alert)
-        into.live_ns = max(into.live_ns, case.live_ns)
         into.doubts |= case.doubts
-        for host in case.hosts:
-            self._cases[host] = into
+        self._put(into)
 
     def _before(self, incident: Incident, now: Nanos) -> Incident | None:
         """The incident that this one continues, if it ended a moment ago."""
@@ -257,21 +275,27 @@ class Grouper:
 
     def _expire(self, until: Nanos) -> list[IncidentChange]:
         """Resolve what has been quiet for long enough by `until`."""
-        due = sorted(
-            {id(c): c for c in self._cases.values() if c.incident and c.live_ns + self._quiet <= until}.values(),
-            key=lambda c: (c.live_ns, c.hosts),
-        )
+        due = []
+        for case in {id(c): c for c in self._cases.values()}.values():
+            if case.incident is not None:
+                at = case.live(self.signatures) + self._quiet
+                if at <= until:
+                    due.append((at, case.hosts, case.incident))
         out = []
-        for case in due:
-            at = case.live_ns + self._quiet
-            causes = case.rank(self.signatures, self._known)
-            last = case.build(self.signatures, causes, self.facts, at)
-            last = replace(last, state="resolved", resolved_ns=at)
-            self._ended.append(last)
-            for host in case.hosts:
+        for at, hosts, incident in sorted(due, key=lambda x: (x[0], x[1])):
+            for host in hosts:
                 del self._cases[host]
-            out.append(IncidentChange("resolved", at, last))
+            out.append(IncidentChange("resolved", at, self._end(incident, at)))
         return out
+
+    def _end(self, incident: Incident, at: Nanos) -> Incident:
+        last = replace(incident, state="resolved", updated_ns=at, resolved_ns=at)
+        self._ended.append(last)
+        return last
+
+    def _put(self, case: Case) -> None:
+        for host in case.hosts:
+            self._cases[host] = case
 
     # -- memory ----------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,8 @@ An incident is told from its size and its shape, and both are measured against w
 channel keeps its last clean windows as they were. A window above the 95 % quantile is scored by how often as much was
 seen before (the precedent rule) or, where it never was, by an exponential tail of the excesses. Windows in an episode
 (several flagged among the last ten) teach nothing until the episode has lasted for `relearn` windows; then it is the
-new normal. A lone flagged window teaches its clipped value, so heavy tails are learnt.
+new normal. A lone flagged window teaches its clipped value, so heavy tails are learnt; of a channel at rest (a counter
+of failures that stands still) only every tenth does, so that a trickle of failures is not taken for normal at once.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ PER_E = 0.4342944819032518
 RECENT = 10
 EPISODE = 3
 CLIP = 3.0
+LONE = 10
 # columns of a channel's registers
-_N, _AT, _MID, _HI, _HI_EXCESS, _LO, _LO_EXCESS, _DUE, _RUN, _FLAGS = range(10)
-_FIELDS = 10
+_N, _AT, _MID, _HI, _HI_EXCESS, _LO, _LO_EXCESS, _DUE, _RUN, _FLAGS, _LONE = range(11)
+_FIELDS = 11
 
 
 @njit(cache=True, nogil=True)
@@ -116,6 +118,10 @@ def _advance(values, quantum, warmup, relearn, flag, refit, ring, spare, reg, su
             if recent == 0:
                 r[_RUN] = 0
             if flagged:
+                if r[_HI] == r[_MID] and r[_LO] == r[_MID]:
+                    r[_LONE] += 1
+                    if int(r[_LONE]) % LONE:
+                        continue
                 x = edge + sign * min(beyond, CLIP * excess)
             at = int(r[_AT]) if n == size else n
             ring[c, at] = x
@@ -150,7 +156,7 @@ class ReferenceModel:
     """
 
     def __init__(
-        self, *, warmup: int = 50, memory: int = 512, relearn: int = 600, flag: float = 2.0, refit: int = 16
+        self, *, warmup: int = 50, memory: int = 512, relearn: int = 600, flag: float = 1.5, refit: int = 16
     ) -> None:
         for name, value, low, high in (
             ("warmup", warmup, 16, memory),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from detectors.signature import Signature
 from pipelines.evaluate import evaluate, share
 from telemetry.errors import InputError, NoDataError
 from telemetry.labfolder import LabFolder, is_lab_folder
-from telemetry.types import Incident, Label
+from telemetry.types import Events, Incident, Label, Nanos
 
 __all__ = ["ACCEPTED", "RunResult", "corpus_runs", "run_corpus", "run_folder", "summary", "write_results"]
 
@@ -75,11 +75,30 @@ def corpus_runs(folder: str | Path) -> list[Path]:
     return found
 
 
+def gathered(batches: Iterable[Events], span_ns: Nanos = 200_000_000) -> Iterator[Events]:
+    """Join small batches until they span `span_ns` of seen time (by the chunking law it changes nothing)."""
+    held: list[Events] = []
+    for batch in batches:
+        if held and held[-1].value.dtype != batch.value.dtype:  # joined, exact integers would become floats
+            yield _joined(held)
+            held = []
+        held.append(batch)
+        if int(batch.seen_ns[-1]) - int(held[0].seen_ns[0]) >= span_ns:
+            yield _joined(held)
+            held = []
+    if held:
+        yield _joined(held)
+
+
+def _joined(batches: list[Events]) -> Events:
+    return batches[0] if len(batches) == 1 else Events.concat(batches)
+
+
 def incidents_of(folder: LabFolder, signatures: Sequence[Signature] | None = None) -> list[Incident]:
     """The incidents that the catalogue finds in a run, as they last stood."""
     fused = Fused(signatures)
     last: dict[str, Incident] = {}
-    for events in folder.source().read(0, FOREVER):
+    for events in gathered(folder.source().read(0, FOREVER)):
         for change in fused.push(events)[1]:
             last[change.incident.id] = change.incident
     return sorted(last.values(), key=lambda x: (x.opened_ns, x.id))
