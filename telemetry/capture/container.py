@@ -11,8 +11,10 @@ patched variants.
 from __future__ import annotations
 
 import struct
-from typing import Final, Protocol
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
 
+import numpy as np
 from numba import njit
 
 from telemetry.capture.columns import CAP, FRAME, IFACE, LINK, TIME, WIRE, Arena, I32s, I64s, U8s, int64
@@ -29,10 +31,10 @@ NS: Final = 1_000_000_000
 class Container(Protocol):
     """A walk over one kind of file."""
 
-    name: str
-    head: int
-    """Bytes before the first record."""
-
+    @property
+    def name(self) -> str: ...
+    @property
+    def head(self) -> int: ...
     @property
     def dropped(self) -> int:
         """Packets that the capture says it lost."""
@@ -90,6 +92,7 @@ def _walk_pcap(
     longest: int,
     link: int,
     swap: int,
+    zeros: bool,
 ) -> tuple[int, int, int]:
     why = 0
     while True:
@@ -105,6 +108,9 @@ def _walk_pcap(
             cap, wire = wire, cap
         if cap > longest:
             why = 2
+            break
+        if not zeros and cap == 0 and wire == 0 and u32(data, pos, big) == 0 and u32(data, pos + 4, big) == 0:
+            why = 2  # a hole: blocks of a file that were never written
             break
         if pos + head + cap > end:
             why = 1
@@ -122,19 +128,22 @@ def _walk_pcap(
 
 @njit(cache=True, nogil=True)
 def _find_pcap(
-    data: U8s, pos: int, end: int, last: bool, big: bool, head: int, unit: int, longest: int, near: int, swap: int
+    data: U8s, pos: int, end: int, last: bool, big: bool, head: int, unit: int, longest: int, near: I64s, swap: int
 ) -> int:
-    """First position from which a chain of three plausible records goes on, or reaches the end of the file."""
+    """First position from which a chain of plausible records goes on, or reaches the end of the file.
+
+    Four records are a chain if they are within a day of either time in `near` (s), eight if they are only
+    within a day of each other; fewer if they end where the file ends.
+    """
     for start in range(pos, end - head + 1):
         at = start
         links = 0
-        before = near
+        before = int64(-1)
+        anchored = False
         while True:
-            if at == end and last and links > 0:
+            if at == end and last and (links > 1 or (links == 1 and anchored)):
                 return start
             if at + head > end:
-                if not last or links < 2:
-                    links = -1 if links < 3 else links
                 break
             sec = int64(u32(data, at, big))
             frac = int64(u32(data, at + 4, big))
@@ -145,20 +154,20 @@ def _find_pcap(
             if cap > longest or cap == 0 or wire < cap or wire > 262_144 or frac * unit >= 1_000_000_000:
                 links = -1
                 break
-            if before >= 0 and abs(sec - before) > 86_400:
+            if links == 0:
+                anchored = abs(sec - near[0]) <= 86_400 or abs(sec - near[1]) <= 86_400
+            elif abs(sec - before) > 86_400:
                 links = -1
                 break
             before = sec
             if at + head + cap > end:
-                if links < 3 and not (last and links == 2):
-                    links = -1
                 break
             links += 1
             at += head + cap
-            if links >= 4:
-                break
-        if links > 0:
-            return start
+            if links >= 8 or (anchored and links >= 4):
+                return start
+        if last and links >= 2 and anchored:
+            return start  # a whole chain, and a record cut off by the end of the file
     return -1
 
 
@@ -185,20 +194,23 @@ class Pcap:
         self.head = 28 if magic >> 8 == 0x1C0001 else 24
         self.linktype = link & 0xFFFF
         self.dropped = 0
+        self.holed = self.keep_zeros = False
         if major > 2 and major != 543:
             raise InputError(f"{name}: expected pcap version 2, got {major}.{minor}")
         # Old writers put the two lengths the other way round (libpcap, sf-pcap.c).
         self._swap = 2 if major == 543 or minor < 3 else 1 if minor == 3 else 0
         self._longest = max_capture(self.linktype)
-        self._near = -1
+        self._near = np.full(2, -1 << 40, np.int64)  # seconds of the first record, and of a recent one
 
     def index(self, data: U8s, pos: int, end: int, row: int, arena: Arena) -> tuple[int, int, int]:
         after, pos, why = _walk_pcap(
             data, pos, end, row, arena.rows, arena.i64, arena.i32,
-            self.big, self._record, self._unit, self._longest, self.linktype, self._swap,
+            self.big, self._record, self._unit, self._longest, self.linktype, self._swap, self.keep_zeros,
         )  # fmt: skip
         if after > row:
-            self._near = int(arena.i64[TIME, after - 1]) // NS
+            self._near[1] = arena.i64[TIME, (row + after) // 2] // NS
+            if self._near[0] < 0:
+                self._near[0] = self._near[1]
         return after, pos, why
 
     def need(self, data: U8s, pos: int, end: int) -> int:
@@ -212,6 +224,9 @@ class Pcap:
 
     def complaint(self, data: U8s, pos: int, end: int) -> str:
         cap = struct.unpack_from(">I" if self.big else "<I", data.data, pos + 8)[0]
+        self.holed = cap == 0
+        if self.holed:
+            return "a hole of zero bytes"
         return f"captured length {cap} is more than {self._longest}"
 
     def find(self, data: U8s, pos: int, end: int, last: bool) -> int:
@@ -223,7 +238,14 @@ class Pcap:
         )  # fmt: skip
 
     def resume(self) -> dict[str, object]:
-        return {"header": self._header.hex(), "near": self._near}
+        return {"header": self._header.hex(), "near": self._near.tolist()}
+
+    @classmethod
+    def resumed(cls, state: Mapping[str, Any]) -> Pcap:
+        """A walk that goes on where `resume` was called."""
+        self = cls(bytes.fromhex(state["header"]), "")
+        self._near[:] = state["near"]
+        return self
 
 
 @njit(cache=True, nogil=True)
@@ -305,7 +327,7 @@ class Snoop:
         after, pos, why, drops = _walk_snoop(data, pos, end, row, arena.rows, arena.i64, arena.i32, self.linktype)
         if after > row:
             self.dropped = drops
-            self._near = int(arena.i64[TIME, after - 1]) // NS
+            self._near = int(arena.i64[TIME, (row + after) // 2]) // NS
         return after, pos, why
 
     def need(self, data: U8s, pos: int, end: int) -> int:
@@ -326,3 +348,10 @@ class Snoop:
 
     def resume(self) -> dict[str, object]:
         return {"header": self._header.hex(), "near": self._near}
+
+    @classmethod
+    def resumed(cls, state: Mapping[str, Any]) -> Snoop:
+        """A walk that goes on where `resume` was called."""
+        self = cls(bytes.fromhex(state["header"]), "")
+        self._near = state["near"]
+        return self

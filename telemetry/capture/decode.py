@@ -69,7 +69,6 @@ from telemetry.capture.columns import (
     WINDOW,
     WIRE,
     WSCALE,
-    F32s,
     I16s,
     I32s,
     I64s,
@@ -179,7 +178,7 @@ def _first(data: U8s, link: int, o: int, end: int) -> tuple[int, int, int]:
 
 
 @njit(cache=True, nogil=True)
-def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i16: I16s, u8: U8s, f32: F32s) -> int:
+def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i16: I16s, u8: U8s) -> int:
     """Decode rows ``[start, stop)`` whose frame offsets, lengths, link types and times are filled in.
 
     Returns the set of sparse column groups that were written (``HAS_*``).

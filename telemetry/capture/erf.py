@@ -6,6 +6,8 @@ Source: the ERF types reference guide as read by Wireshark's wiretap/erf.c.
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
+from typing import Any
 
 from numba import njit
 
@@ -149,7 +151,7 @@ class Erf:
         after, pos, why, lost = _walk_erf(data, pos, end, row, arena.rows, arena.i64, arena.i32)
         self.dropped += lost
         if after > row:
-            self._near = int(arena.i64[TIME, after - 1]) // 1_000_000_000
+            self._near = int(arena.i64[TIME, (row + after) // 2]) // 1_000_000_000
         return after, pos, why
 
     def need(self, data: U8s, pos: int, end: int) -> int:
@@ -167,3 +169,10 @@ class Erf:
 
     def resume(self) -> dict[str, object]:
         return {"near": self._near}
+
+    @classmethod
+    def resumed(cls, state: Mapping[str, Any]) -> Erf:
+        """A walk that goes on where `resume` was called."""
+        self = cls()
+        self._near = state["near"]
+        return self

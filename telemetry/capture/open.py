@@ -25,6 +25,7 @@ class Stream(Protocol):
     name: str
     size: int
     """Bytes of the file on disk, or -1."""
+    compressed: bool
 
     def readinto(self, into: memoryview) -> int: ...
     def consumed(self) -> int:
@@ -43,6 +44,8 @@ _READ: Final = 1 << 18
 
 class _Raw:
     """An unbuffered file, with the bytes that were peeked at put back in front."""
+
+    compressed = False
 
     def __init__(self, file: Any, name: str, size: int, head: bytes, own: bool) -> None:
         self._file, self.name, self.size, self._head, self._own = file, name, size, head, own
@@ -70,8 +73,9 @@ class _Raw:
         return self._count
 
     def skip(self, count: int) -> None:
-        if self.size >= 0 and not self._head and self._file.seekable():
-            self._file.seek(count, io.SEEK_CUR)
+        if self.size >= 0 and self._file.seekable():
+            self._file.seek(count - len(self._head), io.SEEK_CUR)
+            self._head = b""
             self._count += count
             return
         _read_over(self, count)
@@ -92,6 +96,8 @@ def _read_over(stream: Any, count: int) -> None:
 
 class _Inflated:
     """A decompressor over a raw file: gzip (several members), zstd or lz4 (several frames), xz, bzip2."""
+
+    compressed = True
 
     def __init__(self, raw: _Raw, kind: str) -> None:
         self._raw, self._kind = raw, kind

@@ -7,7 +7,8 @@ statistics are few and are read in Python.
 from __future__ import annotations
 
 import struct
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import numpy as np
 from numba import njit
@@ -281,6 +282,16 @@ class Pcapng:
 
     def resume(self) -> dict[str, object]:
         return {"big": self.big, "interfaces": self._table[:, : self._interfaces].tolist()}
+
+    @classmethod
+    def resumed(cls, state: Mapping[str, Any]) -> Pcapng:
+        """A walk that goes on where `resume` was called."""
+        self = cls()
+        self.big = state["big"]
+        self._table = np.array(state["interfaces"], np.int64).reshape(8, -1)
+        self._interfaces = self._table.shape[1]
+        self._table = np.concatenate([self._table, np.zeros((8, 16), np.int64)], axis=1)
+        return self
 
 
 def _options(order: str, body: bytes) -> list[tuple[int, bytes]]:

@@ -1,0 +1,361 @@
+"""One file: a buffer, a container, and the way on after damage."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from telemetry.capture.columns import FRAME, HAS_RECOVERED, NULL, RECOVERED, Arena, Packets
+from telemetry.capture.container import CONTROL, DAMAGE, FULL, MORE, Container, Pcap, Snoop
+from telemetry.capture.decode import decode
+from telemetry.capture.erf import Erf, looks_like_erf
+from telemetry.capture.open import Stream, StreamDamage
+from telemetry.capture.pcapng import Pcapng
+from telemetry.capture.stamps import Stamper
+from telemetry.errors import InputError
+
+__all__ = ["CaptureStats", "Damage", "Reader"]
+
+_BUFFER: Final = 2 << 20
+_CHUNK: Final = 1 << 19
+_KEEP: Final = 1 << 20  # of a damaged stretch, while more is read to find where records go on
+_MOST_DAMAGES: Final = 1000
+_POLL_S: Final = 0.05
+
+_KINDS: Final[dict[str, type[Pcap] | type[Pcapng] | type[Snoop] | type[Erf]]] = {
+    "pcap": Pcap,
+    "pcapng": Pcapng,
+    "snoop": Snoop,
+    "erf": Erf,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """What was wrong at byte `offset` of the (uncompressed) file, and where records go on (-1: nowhere)."""
+
+    source: str
+    offset: int
+    what: str
+    resumed: int = -1
+
+    def __str__(self) -> str:
+        on = f"; packets go on at byte {self.resumed}" if self.resumed >= 0 else ""
+        return f"{self.source}: damaged at byte {self.offset}: {self.what}{on}"
+
+
+@dataclass(slots=True)
+class CaptureStats:
+    """What a reading met, kept up to date from batch to batch.
+
+    `read_bytes` counts bytes taken from disk (compressed ones), `total_bytes` their sum over the regular
+    files met so far. `dropped` is what the containers themselves say was lost. `backwards` counts packets
+    stamped earlier than the one before. `damages` keeps the first 1000, `damage_count` counts all.
+    """
+
+    files: int = 0
+    packets: int = 0
+    recovered: int = 0
+    captured_bytes: int = 0
+    wire_bytes: int = 0
+    snapped: int = 0
+    backwards: int = 0
+    dropped: int = 0
+    hardware: int = 0
+    first_ns: int = NULL
+    last_ns: int = NULL
+    read_bytes: int = 0
+    total_bytes: int = 0
+    damage_count: int = 0
+    damages: list[Damage] = field(default_factory=list)
+    stamp_formats: list[str] = field(default_factory=list)
+    reader: Reader | None = field(default=None, repr=False, compare=False)
+
+    def position(self) -> dict[str, Any]:
+        """Where reading stands: JSON types, to be given to `read_packets` as `start` later."""
+        return {} if self.reader is None else self.reader.position()
+
+    def summary(self) -> dict[str, Any]:
+        """All figures, as JSON types; times are null where there are none."""
+        out: dict[str, Any] = {
+            name: getattr(self, name)
+            for name in self.__dataclass_fields__
+            if name not in ("damages", "reader", "first_ns", "last_ns")
+        }
+        out["first_ns"] = None if self.first_ns == NULL else self.first_ns
+        out["last_ns"] = None if self.last_ns == NULL else self.last_ns
+        out["damages"] = [
+            {"source": d.source, "offset": d.offset, "what": d.what, "resumed": d.resumed if d.resumed >= 0 else None}
+            for d in self.damages
+        ]
+        return out
+
+    def count(self, batch: Packets, last_ns: int) -> int:
+        """Add a batch; return the last time in it."""
+        self.packets += batch.n
+        self.captured_bytes += int(batch.cap_len.sum(dtype=np.int64))
+        self.wire_bytes += int(batch.wire_len.sum(dtype=np.int64))
+        self.snapped += int(np.count_nonzero(batch.cap_len < batch.wire_len))
+        if batch.has & HAS_RECOVERED:
+            self.recovered += int(np.count_nonzero(batch.recovered))
+        times = batch.time_ns
+        least = int(times.min())
+        if least == NULL:
+            times = times[times != NULL]
+            if not len(times):
+                return last_ns
+            least = int(times.min())
+        self.backwards += int(np.count_nonzero(times[1:] < times[:-1])) + int(times[0] < last_ns)
+        self.first_ns = least if self.first_ns == NULL else min(self.first_ns, least)
+        self.last_ns = max(self.last_ns, int(times.max()))
+        return int(times[-1])
+
+
+class Reader:
+    """Walks, decodes and stamps one stream, batch by batch.
+
+    Parameters
+    ----------
+    stream : Stream
+    number : int
+        Of the file in its set.
+    arena : Arena
+        The memory of the batches.
+    stats : CaptureStats
+    stamper : Stamper or None
+        None: no hardware stamps are looked for.
+    follow_s : float or None
+        Wait for more at the end of the file, until nothing has come for so long.
+    start : mapping or None
+        A `CaptureStats.position` to go on from.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        number: int,
+        arena: Arena,
+        stats: CaptureStats,
+        stamper: Stamper | None = None,
+        follow_s: float | None = None,
+        start: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._stream, self._number, self._arena, self._stats = stream, number, arena, stats
+        self._stamper, self._follow_s, self._start = stamper, follow_s, start
+        self._buffer = np.empty(_BUFFER, np.uint8)
+        self._pos = self._end = 0
+        self._base = 0  # offset in the stream of buffer[0]
+        self._eof = False
+        self._broken = ""
+        self._recovering = False
+        self._last_frame = -1  # where the last record's frame is in the buffer, if it still is
+        self._last_bad = -1
+        self._container: Container | None = None
+        self._kind = ""
+        if follow_s is not None and stream.compressed:
+            raise InputError(f"{stream.name}: a compressed file cannot be followed")
+
+    def position(self) -> dict[str, Any]:
+        if self._container is None:
+            return {}
+        at = {"kind": self._kind, "offset": self._base + self._pos, "recovering": self._recovering}
+        return {**at, **self._container.resume()}
+
+    def batches(self) -> Iterator[Packets]:
+        """Yield the batches of the file.
+
+        Raises
+        ------
+        InputError
+            If the stream is empty or no capture, or damaged before its first packet and nothing follows.
+        """
+        stats, arena = self._stats, self._arena
+        container = self._open() if self._start is None else self._resume(self._start)
+        self._container = container
+        stats.reader = self
+        stats.files += 1
+        stats.total_bytes += max(self._stream.size, 0)
+        last_ns = NULL
+        read = dropped = 0
+        packets_before, damages_before = stats.packets, stats.damage_count
+        more = True
+        while more:
+            arena.clean()
+            rows, more = self._fill(container)
+            stats.dropped += container.dropped - dropped
+            stats.read_bytes += self._stream.consumed() - read
+            dropped, read = container.dropped, self._stream.consumed()
+            if rows:
+                if self._stamper is not None:
+                    stats.hardware += self._stamper.apply(arena, self._buffer, rows)
+                batch = arena.packets(rows, self._buffer, self._stream.name, self._number)
+                last_ns = stats.count(batch, last_ns)
+                yield batch
+        if self._stamper is not None and self._stamper.format not in ("", *stats.stamp_formats):
+            stats.stamp_formats.append(self._stamper.format)
+        if stats.packets == packets_before and stats.damage_count > damages_before and self._last_bad <= container.head:
+            last = stats.damages[-1]
+            raise InputError(f"{last.source}: expected a capture, but it is damaged at byte {last.offset}: {last.what}")
+
+    def _open(self) -> Container:
+        """Read the first bytes and tell the container by them."""
+        while self._end < 28 and self._more(28):
+            pass  # a pipe may bring less
+        head = bytes(self._buffer[: min(self._end, 64)])
+        name = self._stream.name
+        if not head:
+            raise InputError(f"{name}: {self._broken or 'expected a capture, got an empty file'}")
+        container: Container
+        magic = {int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big")}
+        if magic & Pcap.MAGICS.keys():
+            if len(head) < 24:
+                raise InputError(f"{name}: expected a pcap file header of 24 bytes, got {len(head)}")
+            container, self._kind = Pcap(head[:28], name), "pcap"
+        elif head[:4] == b"\x0a\x0d\x0d\x0a":
+            container, self._kind = Pcapng(), "pcapng"
+        elif head[:8] == b"snoop\0\0\0" and len(head) >= 16:
+            container, self._kind = Snoop(head[:16], name), "snoop"
+        else:
+            while self._end < _CHUNK // 2 and self._more(64):
+                pass  # ERF has no magic number: look at its first records
+            if not looks_like_erf(self._buffer, self._end, self._eof):
+                raise InputError(f"{name}: expected a capture (pcap, pcapng, snoop, ERF), got {head[:8].hex(' ')} ...")
+            container, self._kind = Erf(), "erf"
+        self._pos = container.head
+        return container
+
+    def _resume(self, start: Mapping[str, Any]) -> Container:
+        self._kind = start["kind"]
+        self._base = start["offset"]
+        self._recovering = start["recovering"]
+        self._stream.skip(start["offset"])
+        return _KINDS[self._kind].resumed(start)
+
+    def _more(self, need: int, wait: bool = True) -> bool:
+        """Bring at least one more byte, and room for `need` from `_pos` on; False at the end of the file.
+
+        Without `wait`, False also where nothing has come yet in a file that is followed.
+        """
+        if self._eof:
+            return False
+        size = len(self._buffer)
+        if self._pos + need > size or self._end == size:
+            kept = self._end - self._pos
+            bigger = self._buffer
+            if need > size or kept == size:
+                bigger = np.empty(max(min(need, 2 * size), kept + _CHUNK), np.uint8)
+            bigger[:kept] = self._buffer[self._pos : self._end]
+            self._buffer = bigger
+            self._last_frame -= self._pos
+            self._base += self._pos
+            self._pos, self._end = 0, kept
+        stop = min(self._end + _CHUNK, len(self._buffer))
+        into = self._buffer.data[self._end : stop]
+        waited = 0.0
+        while True:
+            try:
+                n = self._stream.readinto(into)
+            except StreamDamage as error:
+                self._broken, n = str(error), 0
+                break
+            except OSError as error:
+                self._broken, n = f"cannot be read further: {error.strerror}", 0
+                break
+            if n or self._follow_s is None or waited >= self._follow_s:
+                break
+            if not wait:
+                return False
+            time.sleep(_POLL_S)
+            waited += _POLL_S
+        self._end += n
+        self._eof = n == 0
+        return n > 0
+
+    def _fill(self, container: Container) -> tuple[int, bool]:
+        """Fill the arena; return how many rows, and whether there may be more."""
+        arena, row = self._arena, 0
+        while True:
+            before = row
+            row, self._pos, why = container.index(self._buffer, self._pos, self._end, row, arena)
+            if row > before:
+                self._decode(before, row)
+            if why == FULL:
+                return row, True
+            if why == CONTROL:
+                need = container.need(self._buffer, self._pos, self._end)
+                if need > self._end - self._pos:
+                    why = MORE
+                else:
+                    used = container.control(self._buffer, self._pos, self._end)
+                    if used:
+                        self._pos += used
+                        continue
+                    why = DAMAGE
+            if why == MORE and not self._eof:
+                need = container.need(self._buffer, self._pos, self._end)
+                if row and (self._pos + need > len(self._buffer) or self._end == len(self._buffer)):
+                    return row, True  # rows point into the buffer: hand them out before it moves
+                if self._more(need, wait=not row):
+                    continue
+                if not self._eof:
+                    return row, True  # followed: hand out what has come
+            if why == MORE and self._pos == self._end:
+                if self._broken:
+                    self._note(self._base + self._end, self._broken)
+                    self._broken = ""
+                return row, False
+            if row:
+                return row, True  # the way on moves the buffer
+            if not self._resync(container, why):
+                return row, False
+
+    def _decode(self, start: int, stop: int) -> None:
+        a = self._arena
+        a.dirty |= decode(self._buffer, start, stop, a.i64, a.u64, a.i32, a.i16, a.u8)
+        self._last_frame = int(a.i64[FRAME, stop - 1])
+        if self._recovering:
+            a.u8[RECOVERED, start:stop] = 1
+            a.dirty |= HAS_RECOVERED
+
+    def _resync(self, container: Container, why: int) -> bool:
+        """Step over damage at `_pos`; True if records go on.
+
+        The record before may have told a wrong length and swallowed good ones: look from its frame on.
+        """
+        bad = self._base + self._pos
+        if why == MORE:
+            what = self._broken or f"the file ends {self._end - self._pos} bytes into a record"
+            self._broken = ""
+        else:
+            what = container.complaint(self._buffer, self._pos, self._end)
+        swallowed = self._last_frame >= 0 and bad > self._last_bad
+        self._pos = self._last_frame if swallowed else self._pos + 1
+        self._last_bad = max(self._last_bad, bad)
+        self._last_frame = -1
+        while True:
+            found = container.find(self._buffer, self._pos, self._end, self._eof)
+            if found >= 0:
+                self._pos = found
+                self._recovering = True
+                self._note(bad, what, self._base + found)
+                return True
+            if self._eof:
+                if isinstance(container, Pcap) and container.holed and self._base <= bad:
+                    # nothing but zeros to the end: empty records, as tshark counts them
+                    container.keep_zeros = True
+                    self._pos = bad - self._base
+                    return True
+                self._pos = self._end
+                self._note(bad, what)
+                return False
+            self._pos = max(self._pos, self._end - _KEEP)
+            self._more(_KEEP + _CHUNK)
+
+    def _note(self, offset: int, what: str, resumed: int = -1) -> None:
+        self._stats.damage_count += 1
+        if len(self._stats.damages) < _MOST_DAMAGES:
+            self._stats.damages.append(Damage(self._stream.name, offset, what, resumed))
