@@ -71,6 +71,7 @@ class Watcher:
         follow: bool = True,
         on_step: Callable[[Step], None] | None = None,
         part: str = "main",
+        namespaces: bool = True,
     ) -> None:
         self.config, self.host, self.part = config, host, part
         self.counters = Counters()
@@ -86,9 +87,11 @@ class Watcher:
             Path(config.checkpoints), sinks=[s.name for s in self.sinks],
         )  # fmt: skip
         settings = config.harvest
-        self.harvester = (
-            Harvester(settings.root, host=host, hz=settings.hz, processes=settings.processes) if harvest else None
-        )
+        self.harvester = None
+        if harvest:
+            self.harvester = Harvester(
+                settings.root, host=host, hz=settings.hz, processes=settings.processes, namespaces=namespaces
+            )
         self._champions = self._versions()
 
     def close(self) -> None:
