@@ -7,7 +7,7 @@ goes out sorted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -94,6 +94,7 @@ def wire_events(
     detail: Detail = "packets",
     batch_rows: int = 8192,
     report: WireReport | None = None,
+    tee: Callable[[str, Packets], None] | None = None,
 ) -> Iterator[Events]:
     """Yield what the captures say, as events in time order.
 
@@ -120,6 +121,8 @@ def wire_events(
         rare (losses, gaps, resets, retransmissions) is always told one by one.
     report : WireReport, optional
         Filled in while reading.
+    tee : function of (tap, packets), optional
+        Is shown each batch; its arrays are overwritten by the next.
 
     Yields
     ------
@@ -131,7 +134,9 @@ def wire_events(
         raise InputError(f"captures: expected 1 to {MAX_TAPS} taps, got {len(captures)}")
     if detail == "windows":
         window_ns = SECOND
-    run = _Run(captures, host, window_ns, timeout_ns, hash_bytes, formats, clocks or {}, detail, batch_rows, report)
+    run = _Run(
+        captures, host, window_ns, timeout_ns, hash_bytes, formats, clocks or {}, detail, batch_rows, report, tee
+    )
     yield from run.events()
 
 
@@ -148,8 +153,10 @@ class _Run:
         detail: Detail,
         batch_rows: int,
         report: WireReport | None,
+        tee: Callable[[str, Packets], None] | None,
     ) -> None:
         self.report = report if report is not None else WireReport()
+        self.tee = tee
         self.flows = FlowTable()
         self.collector = Collector(self._key)
         self.host, self.timeout_ns, self.hash_bytes = host, timeout_ns, hash_bytes
@@ -198,6 +205,8 @@ class _Run:
             if self.pairing is not None and stream.time != NULL:
                 self.pairing.end(number, stream.time)
             return
+        if self.tee is not None:
+            self.tee(self.taps[number].name, packets)
         flow = self.flows.assign(packets)
         time = self.clocks[number].correct(packets.time_ns)
         self.taps[number].push(packets, flow, time)

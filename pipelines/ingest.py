@@ -1,0 +1,304 @@
+"""Captures and lab runs -> a store: unit by unit, in parallel, each whole or not at all, each once.
+
+A *unit* is one capture, a set of captures of several taps that are matched with each other, or a lab run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+import numpy as np
+
+from telemetry.bulk import BulkLoad, loaded
+from telemetry.errors import InputError, TailwatchError
+from telemetry.labfolder import LabFolder, is_lab_folder
+from telemetry.types import Events, SeriesKey
+
+if TYPE_CHECKING:
+    from telemetry.wire.taps import WireReport
+
+__all__ = ["Ingested", "Unit", "ingest", "ingest_unit", "plan"]
+
+Detail = Literal["auto", "packets", "windows"]
+
+_LARGE: Final = 64 << 20
+_SMALL_BLOCK: Final = 1 << 16
+_BLOCKS: Final = 64
+_SUFFIXES: Final = (".gz", ".zst", ".lz4", ".xz", ".bz2", ".pcap", ".pcapng", ".cap", ".erf", ".snoop")
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What goes in whole: a lab run (`lab`), or captures by tap (each a rotated set of files)."""
+
+    name: str
+    host: str
+    taps: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    lab: str = ""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All files of the unit."""
+        if self.lab:
+            return tuple(str(p) for p in sorted(Path(self.lab).iterdir()) if p.is_file())
+        return tuple(f for _, files in self.taps for f in files)
+
+
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    """What became of a unit.
+
+    Parameters
+    ----------
+    state : {"loaded", "known", "failed"}
+        `known`: it was in the store already.
+    notes : tuple of str
+        Damage and whatever lowers confidence; for `failed` the reason.
+    """
+
+    unit: str
+    state: Literal["loaded", "known", "failed"]
+    events: int = 0
+    packets: int = 0
+    damaged: int = 0
+    detail: str = ""
+    notes: tuple[str, ...] = field(default=())
+
+
+def plan(inputs: Sequence[str], taps: Sequence[tuple[str, str]], host: str) -> list[Unit]:
+    """Sort inputs into units.
+
+    Parameters
+    ----------
+    inputs : captures and lab folders; a folder that holds lab runs stands for them
+    taps : (name, file) pairs, matched with each other; a name given twice is a rotated set, in order
+
+    Raises
+    ------
+    InputError
+        If a path is not there or a folder holds no run, or a tap name is not usable.
+    """
+    units = []
+    for text in inputs:
+        path = Path(text)
+        if path.is_dir():
+            runs = [path] if is_lab_folder(path) else sorted(p for p in path.iterdir() if is_lab_folder(p))
+            if not runs:
+                raise InputError(f"{path}: expected a lab run or a folder of them, found neither")
+            units += [Unit(str(r), "lab", lab=str(r)) for r in runs]
+        else:
+            _there(path)
+            units.append(Unit(str(path), host, ((_tap_name(path), (str(path),)),)))
+    if taps:
+        sets: dict[str, list[str]] = {}
+        for name, file in taps:
+            _there(Path(file))
+            sets.setdefault(name, []).append(file)
+        label = " ".join(f"{name}={','.join(files)}" for name, files in sets.items())
+        units.append(Unit(label, host, tuple((n, tuple(f)) for n, f in sets.items())))
+    return units
+
+
+def ingest(
+    units: Sequence[Unit],
+    store: str,
+    *,
+    jobs: int = 1,
+    detail: Detail = "auto",
+    keep_packets: bool = False,
+    formats: Mapping[str, str] | None = None,
+) -> Iterator[Ingested]:
+    """Load units, as many at once as `jobs`; yield what became of each, as they finish.
+
+    A unit that cannot be read is reported as failed and does not stop the others.
+    """
+    if jobs <= 1 or len(units) <= 1:
+        for unit in units:
+            yield _try(unit, store, detail, keep_packets, formats)
+        return
+    import multiprocessing
+
+    # A fresh interpreter for each worker: threads of Arrow and locks do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    waiting = list(reversed(units))
+    with ProcessPoolExecutor(min(jobs, len(units)), mp_context=context) as pool:
+        running: set[Future[Ingested]] = set()
+        while waiting or running:
+            while waiting and len(running) < 2 * jobs:
+                running.add(pool.submit(_try, waiting.pop(), store, detail, keep_packets, formats))
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
+
+
+def _try(unit: Unit, store: str, detail: Detail, keep_packets: bool, formats: Mapping[str, str] | None) -> Ingested:
+    try:
+        return ingest_unit(unit, store, detail=detail, keep_packets=keep_packets, formats=formats)
+    except TailwatchError as error:
+        return Ingested(unit.name, "failed", notes=(str(error),))
+    except OSError as error:
+        return Ingested(unit.name, "failed", notes=(f"{unit.name}: cannot be read: {error.strerror or error}",))
+
+
+def ingest_unit(
+    unit: Unit,
+    store: str,
+    *,
+    detail: Detail = "auto",
+    keep_packets: bool = False,
+    formats: Mapping[str, str] | None = None,
+) -> Ingested:
+    """Load one unit into a store; does nothing if its content is there already.
+
+    Parameters
+    ----------
+    detail : {"auto", "packets", "windows"}
+        One event for each measurement, or windows of a second and a millisecond
+        (`telemetry.wire.taps.wire_events`). ``auto``: windows where the unit's files are larger than
+        64 MB together; lab runs are always told packet by packet.
+    keep_packets : bool
+        Also write every packet to ``STORE/packets/``.
+
+    Raises
+    ------
+    InputError
+        If it is no capture, or cannot be read. A damaged capture is loaded and marked.
+    StoreError
+        If the store cannot be written.
+    """
+    chosen = _detail(unit, detail)
+    name = f"{unit.host}\0{unit.lab or unit.name}\0{chosen}"
+    content = _content(unit.files)
+    if loaded(store, name) == content:
+        return Ingested(unit.name, "known", detail=chosen)
+    with BulkLoad(store, name, content) as load:
+        if unit.lab:
+            folder = LabFolder(unit.lab)
+            for batch in folder.source().read(-(2**63), 2**63 - 1):
+                load.append(batch)
+            notes = tuple(f"{unit.name}: {part} is not there" for part in folder.missing)
+            packets = damaged = 0
+        else:
+            packets, damaged, notes = _captures(unit, store, load, chosen, keep_packets, formats)
+        fresh = load.commit()
+    return Ingested(unit.name, "loaded" if fresh else "known", load.rows, packets, damaged, chosen, notes)
+
+
+def _captures(
+    unit: Unit,
+    store: str,
+    load: BulkLoad,
+    detail: Literal["packets", "windows"],
+    keep_packets: bool,
+    formats: Mapping[str, str] | None,
+) -> tuple[int, int, tuple[str, ...]]:
+    """Analyse captures into `load`; return (packets, places of damage, notes)."""
+    from contextlib import ExitStack
+
+    from telemetry.wire.taps import WireReport, wire_events
+
+    report = WireReport()
+    captures = {name: files[0] if len(files) == 1 else files for name, files in unit.taps}
+    with ExitStack() as stack:
+        tee = None
+        if keep_packets:
+            from pipelines.packets import PacketWriter
+
+            folder = Path(store) / "packets"
+            folder.mkdir(parents=True, exist_ok=True)
+            stem = hashlib.blake2b(unit.name.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+            writers = {tap: stack.enter_context(PacketWriter(folder / f"{tap}-{stem}.parquet")) for tap in captures}
+
+            def tee(tap: str, packets: object) -> None:
+                writers[tap].write(packets)  # type: ignore[arg-type]
+
+        for batch in wire_events(captures, host=unit.host, formats=formats, detail=detail, report=report, tee=tee):
+            load.append(batch)
+    load.append(_marks(unit.host, report))
+    stats = report.stats.values()
+    return sum(s.packets for s in stats), sum(s.damage_count for s in stats), _notes(report)
+
+
+def _marks(host: str, report: WireReport) -> Events:
+    """What lowers confidence in a capture, as events at its end: they stay with the data."""
+    keys, times, values = [], [], []
+    for tap, stats in report.stats.items():
+        if stats.packets == 0 or stats.last_ns <= 0:
+            continue
+        for metric, value in (
+            ("capture_drops", stats.dropped),
+            ("capture_damages", stats.damage_count),
+            ("capture_snapped_packets", stats.snapped),
+            ("capture_steps_back", stats.backwards),
+        ):
+            keys.append(SeriesKey.of(host, metric, tap=tap))
+            times.append(stats.last_ns)
+            values.append(value)
+    order = np.argsort(np.array(times, np.int64), kind="stable")
+    at = np.array(times, np.int64)[order]
+    last = at[-1:] if len(at) else at
+    seen = np.broadcast_to(last, at.shape).astype(np.int64) if len(at) else at
+    return Events(tuple(keys), order.astype(np.int64), at, seen, np.array(values, np.int64)[order])
+
+
+def _notes(report: WireReport) -> tuple[str, ...]:
+    notes = list(report.warnings)
+    for stats in report.stats.values():
+        notes += [str(d) for d in stats.damages[:3]]
+        if stats.damage_count > 3:
+            notes.append(f"... and {stats.damage_count - 3} more damaged places")
+    return tuple(notes)
+
+
+def _detail(unit: Unit, detail: Detail) -> Literal["packets", "windows"]:
+    if detail != "auto":
+        return detail
+    if unit.lab:
+        return "packets"
+    size = sum(
+        os.path.getsize(f) * (4 if f.endswith((".gz", ".zst", ".lz4", ".xz", ".bz2")) else 1) for f in unit.files
+    )
+    return "windows" if size > _LARGE else "packets"
+
+
+def _content(files: Iterable[str]) -> str:
+    """Digest of the files' sizes and of blocks spread over them: changes when a capture grows or is another."""
+    hasher = hashlib.blake2b(digest_size=16)
+    for name in files:
+        size = os.path.getsize(name)
+        hasher.update(f"{Path(name).name}\0{size}\0".encode("utf-8", "surrogatepass"))
+        with open(name, "rb") as file:
+            step = max(_SMALL_BLOCK, (size - _SMALL_BLOCK) // _BLOCKS)
+            for at in range(0, size, step):
+                file.seek(at)
+                hasher.update(file.read(_SMALL_BLOCK))
+            file.seek(max(0, size - _SMALL_BLOCK))
+            hasher.update(file.read(_SMALL_BLOCK))
+    return hasher.hexdigest()
+
+
+def _there(path: Path) -> None:
+    if not path.exists():
+        raise InputError(f"{path}: expected a capture or a lab run, there is nothing")
+    if not path.is_file():
+        raise InputError(
+            f"{path}: expected a file: a store remembers what it was given, and a pipe cannot be read again"
+        )
+
+
+def _tap_name(path: Path) -> str:
+    """A capture's tap by default: its file's name without endings."""
+    name = path.name
+    while True:
+        for suffix in _SUFFIXES:
+            if name.lower().endswith(suffix) and len(name) > len(suffix):
+                name = name[: -len(suffix)]
+                break
+        else:
+            return name
