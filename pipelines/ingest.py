@@ -30,7 +30,8 @@ Detail = Literal["auto", "packets", "windows"]
 _LARGE: Final = 64 << 20
 _SMALL_BLOCK: Final = 1 << 16
 _BLOCKS: Final = 64
-_SUFFIXES: Final = (".gz", ".zst", ".lz4", ".xz", ".bz2", ".pcap", ".pcapng", ".cap", ".erf", ".snoop")
+_PACKED: Final = (".gz", ".zst", ".lz4", ".xz", ".bz2")
+_SUFFIXES: Final = (*_PACKED, ".pcap", ".pcapng", ".cap", ".erf", ".snoop")
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,12 +221,12 @@ def _captures(
 
         for batch in wire_events(captures, host=unit.host, formats=formats, detail=detail, report=report, tee=tee):
             load.append(batch)
-    load.append(_marks(unit.host, report))
+    load.append(_marks(unit.host, report, load.last_seen_ns))
     stats = report.stats.values()
     return sum(s.packets for s in stats), sum(s.damage_count for s in stats), _notes(report)
 
 
-def _marks(host: str, report: WireReport) -> Events:
+def _marks(host: str, report: WireReport, seen_ns: int) -> Events:
     """What lowers confidence in a capture, as events at its end: they stay with the data."""
     keys, times, values = [], [], []
     for tap, stats in report.stats.items():
@@ -240,11 +241,9 @@ def _marks(host: str, report: WireReport) -> Events:
             keys.append(SeriesKey.of(host, metric, tap=tap))
             times.append(stats.last_ns)
             values.append(value)
-    order = np.argsort(np.array(times, np.int64), kind="stable")
-    at = np.array(times, np.int64)[order]
-    last = at[-1:] if len(at) else at
-    seen = np.broadcast_to(last, at.shape).astype(np.int64) if len(at) else at
-    return Events(tuple(keys), order.astype(np.int64), at, seen, np.array(values, np.int64)[order])
+    series = np.arange(len(keys), dtype=np.int64)
+    at = np.array(times, np.int64)
+    return Events(tuple(keys), series, at, np.full(len(at), max([seen_ns, *times])), np.array(values, np.int64))
 
 
 def _notes(report: WireReport) -> tuple[str, ...]:
@@ -261,9 +260,7 @@ def _detail(unit: Unit, detail: Detail) -> Literal["packets", "windows"]:
         return detail
     if unit.lab:
         return "packets"
-    size = sum(
-        os.path.getsize(f) * (4 if f.endswith((".gz", ".zst", ".lz4", ".xz", ".bz2")) else 1) for f in unit.files
-    )
+    size = sum(os.path.getsize(f) * (4 if f.endswith(_PACKED) else 1) for f in unit.files)
     return "windows" if size > _LARGE else "packets"
 
 
@@ -287,9 +284,7 @@ def _there(path: Path) -> None:
     if not path.exists():
         raise InputError(f"{path}: expected a capture or a lab run, there is nothing")
     if not path.is_file():
-        raise InputError(
-            f"{path}: expected a file: a store remembers what it was given, and a pipe cannot be read again"
-        )
+        raise InputError(f"{path}: expected a file (a pipe cannot be told from another, so not be loaded once)")
 
 
 def _tap_name(path: Path) -> str:

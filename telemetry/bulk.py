@@ -20,7 +20,7 @@ from telemetry.storage.cut import commit_files
 from telemetry.storage.manifest import check_version, locked, read_manifest
 from telemetry.storage.parquet import Columns
 from telemetry.storage.partition import PartitionWriter
-from telemetry.types import Events, SeriesKey
+from telemetry.types import Events, Nanos, SeriesKey
 
 __all__ = ["BulkLoad", "loaded"]
 
@@ -64,7 +64,7 @@ class BulkLoad:
         self._keys: list[SeriesKey] = []
         self._codes: dict[SeriesKey, int] = {}
         self._writer = PartitionWriter(self._root, self._stem, self._keys)
-        self._last = (np.iinfo(np.int64).min, 0)
+        self._last = (int(np.iinfo(np.int64).min), 0)
         self.rows = 0
 
     def __enter__(self) -> BulkLoad:
@@ -75,6 +75,11 @@ class BulkLoad:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._writer.__exit__(kind, error, trace)
+
+    @property
+    def last_seen_ns(self) -> Nanos:
+        """seen_ns of the last row so far."""
+        return self._last[0]
 
     def append(self, events: Events) -> None:
         """Take in a batch; batches come in seen order.
