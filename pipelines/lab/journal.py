@@ -147,6 +147,9 @@ class Journal:
             try:
                 Path(path).write_text(old + "\n")
             except OSError as error:
+                with contextlib.suppress(OSError):
+                    if Path(path).read_text().strip() == old:  # it could not be changed in the first place
+                        continue
                 trouble.append(f"{path}: cannot write back {old}: {error.strerror}")
         for name in reversed(self.data["spaces"]):
             if not Path("/run/netns", name).exists():

@@ -104,7 +104,8 @@ def record(scenario: Scenario, seed: str, seconds: float, out: Path, rate: float
                 run.close()
                 trouble = journal.restore()
                 shutil.rmtree(scratch, ignore_errors=True)
-                dog.wait(5)
+                dog.kill()  # nothing is left to guard (or it was tried and is told below)
+                dog.wait()
     if trouble:
         raise ConfigError("lab: not restored: " + "; ".join(trouble) + " (run: tailwatch lab restore)")
     return label
@@ -230,7 +231,10 @@ def _record(
     np.savez_compressed(folder / "app_raw.npz", md=md, orders=orders[orders[:, 3] != 0], unacked=unacked)
     for host in taps:
         pack(folder / f"{host}.pcap")
-    label["moved"] = judge(folder, label, scenario.counter)
+    counter = scenario.counter
+    if "irq" in run.params:
+        counter = rf"irq\.{run.params['irq']}_.*\.cpu{run.cpu}"
+    label["moved"] = judge(folder, label, counter)
     (folder / "label.json").write_text(json.dumps(label, indent=1) + "\n")
     return label
 

@@ -91,14 +91,18 @@ def burn(a: argparse.Namespace, alive: Alive) -> None:
 
 
 def read(a: argparse.Namespace, alive: Alive) -> None:
-    """Read ``--rate`` blocks a second past the page cache: each is an interrupt of the disk."""
-    fd = os.open(a.path, os.O_RDONLY | getattr(os, "O_DIRECT", 0))
-    size = os.fstat(fd).st_size // 4096
-    block = mmap.mmap(-1, 4096)
+    """Read ``--rate`` blocks a second past the page cache, or from a device: each is an interrupt."""
+    device = a.path.startswith("/dev/")
+    fd = os.open(a.path, os.O_RDONLY | (0 if device else getattr(os, "O_DIRECT", 0)))
+    blocks = max(1, os.fstat(fd).st_size // 4096)
+    page = mmap.mmap(-1, 4096)
     rng = random.Random(a.seed)
     due = time.monotonic()
     while alive():
-        os.preadv(fd, [block], rng.randrange(size) * 4096)
+        if device:
+            os.read(fd, 64)
+        else:
+            os.preadv(fd, [page], rng.randrange(blocks) * 4096)
         due = max(due + 1 / a.rate, time.monotonic() - 0.1)
         time.sleep(max(0.0, due - time.monotonic()))
 
