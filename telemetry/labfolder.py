@@ -39,6 +39,8 @@ LAB_KINDS = {
 }
 """Lab fault -> kind, where the names differ."""
 
+_ALSO = {"loss": ("tcp_loss",)}
+
 _PROC, _APP, _LABEL = "proc_10hz.csv.gz", "app_raw.npz", "label.json"
 _CAPTURES = {"exch": "exch.pcap.gz", "trd": "trd.pcap.gz"}
 _ROWS = 65_536
@@ -120,13 +122,20 @@ class LabFolder:
         return Label(
             id=f"lab/{self.run}",
             kind=str(raw.get("kind") or lab_kind(fault)),
-            scope="",
+            scope=str(raw.get("scope", "")),
             start_ns=start,
             end_ns=end,
             known_ns=end,
             source="lab",
             note=fault,
         )
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds that are right for this run: the label's, and others that the same fault shows as."""
+        label = self.label
+        also = json.loads((self.path / _LABEL).read_text()).get("kinds") or _ALSO.get(label.note, ())
+        return tuple(dict.fromkeys((label.kind, *(str(k) for k in also))))
 
     def source(self) -> Source:
         """All events of the run: host counters, wire measurements and application records."""
@@ -198,11 +207,10 @@ def _proc_events(file: Path) -> list[Events]:
     if header[0] != "t" or len(header) < 2:
         raise InputError(f"{file}: line 1: expected a header that starts with 't', got {header[0]!r}")
     named = [lab_series(c) for c in header[1:]]
-    keys = tuple(n[0] for n in named if n is not None)
-    place = [-1] * len(named)
-    for i, at in enumerate(j for j, n in enumerate(named) if n is not None):
-        place[at] = i
-    factors = [n[1] for n in named if n is not None]
+    index: dict[SeriesKey, int] = {}
+    place = [-1 if n is None else index.setdefault(n[0], len(index)) for n in named]
+    factors = [0 if n is None else n[1] for n in named]
+    keys = tuple(index)
     series: list[int] = []
     times: list[int] = []
     values: list[int] = []
@@ -215,15 +223,15 @@ def _proc_events(file: Path) -> list[Events]:
             continue
         try:
             at = _text_seconds(fields[0])
-            for i, text in zip(place, fields[1:], strict=False):
+            for i, factor, text in zip(place, factors, fields[1:], strict=False):
                 if not text or i < 0:
                     continue
                 try:
-                    values.append(int(text) * factors[i])
+                    values.append(int(text) * factor)
                     series.append(i)
                     times.append(at)
                 except ValueError:
-                    values_f.append(float(text) * factors[i])
+                    values_f.append(float(text) * factor)
                     series_f.append(i)
                     times_f.append(at)
         except ValueError:

@@ -64,6 +64,7 @@ _DISK = {
     "flush_ios": "flushes",
 }
 _SNMP_GAUGES = {"CurrEstab", "Forwarding", "DefaultTTL", "RtoAlgorithm", "RtoMin", "RtoMax", "MaxConn"}
+_QDISC = {"backlog": "qdisc_backlog_bytes", "qlen": "qdisc_backlog_packets"}
 _DISK_GAUGES = {"inflight"}
 _VMSTAT_GAUGES = re.compile(r"nr_\w+|workingset_nodes|swap_ra_ready")
 _VMSTAT_COUNTERS = re.compile(r"nr_(dirtied|written|vmscan_\w+|throttled_written|foll_pin_\w+|tlb_\w+)")
@@ -153,10 +154,8 @@ def _netns_series(parts: list[str]) -> tuple[str, dict[str, str], int] | None:
             return "conntrack_entries", {"netns": netns}, 1
         case [netns, "conntrack", "max"]:
             return "conntrack_limit", {"netns": netns}, 1
-        case [netns, "qdisc", device, "backlog"]:
-            return "qdisc_backlog_bytes", {"device": device, "netns": netns}, 1
         case [netns, "qdisc", device, name]:
-            return f"qdisc_{name}_total", {"device": device, "netns": netns}, 1
+            return _QDISC.get(name, f"qdisc_{name}_total"), {"device": device, "netns": netns}, 1
         case [netns, "conntrack_stat", cpu, name]:
             return f"conntrack_{name}_total", {"cpu": cpu[3:], "netns": netns}, 1
         case [netns, "neigh", device, state]:

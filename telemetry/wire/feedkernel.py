@@ -26,6 +26,7 @@ from telemetry.wire.formats import (
     RESET,
     SENT,
     SEQ,
+    SESSIONS,
     STEP,
     parse,
 )
@@ -41,7 +42,7 @@ LEARN: Final = 32
 HEAD_BYTES: Final = 64
 """Bytes of payload that matter: header and enough content to tell A and B lines."""
 CONTENT: Final = 24
-"""Bytes behind the header that must be equal on both lines."""
+"""Bytes behind the header that must be equal on both lines, where no session says that they are one feed."""
 TICK_NS: Final = 100_000_000
 
 _NULL: Final = np.iinfo(np.int64).min
@@ -251,15 +252,18 @@ def _packet(  # type: ignore[no-untyped-def]
         return k
     # The same content under the same number in another group: the other line.
     h = np.uint64(head[SEQ]) * np.uint64(0x9E3779B97F4A7C15)
-    stop = at + min(cap, plen, HEADER[code] + CONTENT)
-    first = at + HEADER[code]
-    while first < stop:
-        word = np.uint64(0)
-        for b in range(first, min(first + 8, stop)):
-            word = (word << np.uint64(8)) | np.uint64(data[b])
-        h = (h ^ word) * np.uint64(0xC2B2AE3D27D4EB4F)
-        h ^= h >> np.uint64(32)
-        first += 8
+    if code <= SESSIONS:
+        h ^= np.uint64(head[CHANNEL]) * np.uint64(0xFF51AFD7ED558CCD)
+    else:
+        first = at + HEADER[code]
+        stop = at + min(cap, plen, HEADER[code] + CONTENT)
+        while first < stop:
+            word = np.uint64(0)
+            for b in range(first, min(first + 8, stop)):
+                word = (word << np.uint64(8)) | np.uint64(data[b])
+            h = (h ^ word) * np.uint64(0xC2B2AE3D27D4EB4F)
+            h ^= h >> np.uint64(32)
+            first += 8
     if head[SENT] != _NULL:
         h ^= np.uint64(head[SENT]) * np.uint64(0x165667B19E3779F9)
     h ^= h >> np.uint64(31)

@@ -24,6 +24,9 @@ HEADER: Final = np.array([24, 20, 40, 32, 16, 8, 16, 21, 20, 16, 16, 18, 16, 12]
 
 (MDF1, MOLD, IEX, EOBI, PILLAR, PITCH, OMD, OPRA, CTA, UMDF, OPTIQ, MEMX, IMPACT, MDP3) = range(14)
 
+SESSIONS: Final = IEX
+"""Formats up to this one name their session (or are the lab's): equal session and number is equal content."""
+
 _NULL: Final = np.iinfo(np.int64).min
 _EARLY: Final = 946_684_800_000_000_000  # 2000
 _LATE: Final = 4_102_444_800_000_000_000  # 2100
@@ -96,6 +99,9 @@ def parse(code, data, at, cap, plen, out):  # type: ignore[no-untyped-def]
         out[STEP] = count
         if out[SEQ] < 0 or 20 + 2 * count > plen:
             return False
+        if cap >= 32 and data[at] == 84 and data[at + 1] == 87 and data[at + 2] == 76 and data[at + 22] == 84:
+            # The lab's own session (TWL...): its messages carry the line and the send time.
+            out[SENT] = _be(data, at + 24, 8)
         return cap < 22 or 22 + _be(data, at + 20, 2) <= plen
     if code == IEX:
         if data[at] != 1 or _le(data, at + 12, 2) + 40 != plen or not 0x8000 <= _le(data, at + 2, 2) <= 0x80FF:
