@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from features.calendar import Clock
 from features.rates import BOOT_METRIC
@@ -51,7 +52,7 @@ class Pipeline:
         return made
 
     def close(self, first: int, last: int, alive: Bool) -> Float64:
-        values = self.base.close(first, last, alive[:, self.host_of])
+        values = self.base.close(first, last, np.ascontiguousarray(alive[:, self.host_of]))
         ends = (np.arange(first, last + 1) + 1) * self.base.step_ns
         for stage in self.stages:
             values = stage.advance(ends, values)
@@ -170,6 +171,18 @@ def _wider(values: Float64, width: int) -> Float64:
     return out
 
 
+def _uniform(events: Events) -> Events:
+    """Contiguous and read-only, whatever came: the kernels are compiled once."""
+    series, time, seen = (_fixed(a) for a in (events.series, events.time_ns, events.seen_ns))
+    return Events(events.keys, series, time, seen, _fixed(events.value))
+
+
+def _fixed(array: NDArray[Any]) -> NDArray[Any]:
+    view = np.ascontiguousarray(array).view()
+    view.flags.writeable = False
+    return view
+
+
 class _Table:
     """What is known of one batch's tuple of keys: our number of each, and each pipeline's."""
 
@@ -265,6 +278,7 @@ class FeatureSet:
         return tuple(g.fetch(watermark_ns, self._clock) for g in self._groups)
 
     def _push(self, events: Events) -> None:
+        events = _uniform(events)
         admitted = self._watermark.admit(events)
         table = self._table(events.keys)
         keep = admitted.keep

@@ -63,8 +63,8 @@ class MixedBase:
     def close(self, first: int, last: int, alive: Bool) -> Float64:
         counter = np.array(self._counter, np.bool_)
         out = np.empty((last - first + 1, len(counter), 1))
-        out[:, counter] = self._rate.close(first, last, alive[:, counter])
-        out[:, ~counter] = self._window.close(first, last, alive[:, ~counter])
+        out[:, counter] = self._rate.close(first, last, np.ascontiguousarray(alive[:, counter]))
+        out[:, ~counter] = self._window.close(first, last, np.ascontiguousarray(alive[:, ~counter]))
         return out
 
     def snapshot(self) -> State:

@@ -14,7 +14,16 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-__all__ = ["EXACT", "MAX_ERROR", "bucket_middle", "quantiles_exact", "quantiles_sketch"]
+__all__ = [
+    "EXACT",
+    "MAX_ERROR",
+    "SPAN",
+    "bucket_middle",
+    "bucket_of",
+    "quantiles_exact",
+    "quantiles_sketch",
+    "sort_with",
+]
 
 EXACT = 24
 """Up to so many values a quantile is exact."""
@@ -22,18 +31,55 @@ EXACT = 24
 MAX_ERROR = 1 / 128
 """Largest relative error of an order statistic read from a sketch (normal float64 numbers)."""
 
-_SPAN = 4096  # buckets of the reused histogram: 16 kB, stays in the first cache
+SPAN = 4096  # buckets of the reused histogram: 16 kB, stays in the first cache
 
 
 @njit(cache=True, nogil=True)
-def _sort_few(v, a, b):
-    for i in range(a + 1, b):
-        x = v[i]
-        j = i - 1
-        while j >= a and v[j] > x:
-            v[j + 1] = v[j]
-            j -= 1
-        v[j + 1] = x
+def sort_with(v, carried, a, b):
+    """Sort v[a:b] in place, and `carried` (unless it is empty) along with it; insertion for few, heap sort for many."""
+    n = b - a
+    carry = carried.shape[0] > 0
+    if n <= 24:
+        for i in range(a + 1, b):
+            x = v[i]
+            j = i - 1
+            if carry:
+                y = carried[i]
+                while j >= a and v[j] > x:
+                    v[j + 1] = v[j]
+                    carried[j + 1] = carried[j]
+                    j -= 1
+                carried[j + 1] = y
+            else:
+                while j >= a and v[j] > x:
+                    v[j + 1] = v[j]
+                    j -= 1
+            v[j + 1] = x
+        return
+    first = n // 2 - 1
+    last = n - 1
+    while last > 0:
+        if first >= 0:  # build the heap
+            root = first
+            first -= 1
+        else:  # take the largest to the end
+            v[a], v[a + last] = v[a + last], v[a]
+            if carry:
+                carried[a], carried[a + last] = carried[a + last], carried[a]
+            last -= 1
+            root = 0
+        while True:
+            child = 2 * root + 1
+            if child > last:
+                break
+            if child < last and v[a + child] < v[a + child + 1]:
+                child += 1
+            if not v[a + root] < v[a + child]:
+                break
+            v[a + root], v[a + child] = v[a + child], v[a + root]
+            if carry:
+                carried[a + root], carried[a + child] = carried[a + child], carried[a + root]
+            root = child
 
 
 @njit(cache=True, nogil=True)
@@ -48,6 +94,14 @@ def _between(v, a, n, q):
         if y != x:
             x += (y - x) * f
     return x
+
+
+@njit(cache=True, nogil=True)
+def bucket_of(bits):
+    """Bucket of a float64 given as its bits; rises with the value, below 0 for negative ones."""
+    if bits >= 0:
+        return bits >> 46
+    return -((bits & 0x7FFFFFFFFFFFFFFF) >> 46) - 1
 
 
 @njit(cache=True, nogil=True)
@@ -74,8 +128,7 @@ def quantiles_sketch(v, bits, a, b, low, high, probs, hist, edge, edge_bits, out
     first = 9223372036854775807
     last = -first
     for i in range(a, b):
-        x = bits[i]
-        k = x >> 46 if x >= 0 else -((x & 0x7FFFFFFFFFFFFFFF) >> 46) - 1
+        k = bucket_of(bits[i])
         if k < first:
             first = k
         if k > last:
@@ -83,9 +136,7 @@ def quantiles_sketch(v, bits, a, b, low, high, probs, hist, edge, edge_bits, out
     span = last - first + 1
     if span <= hist.shape[0]:
         for i in range(a, b):
-            x = bits[i]
-            k = x >> 46 if x >= 0 else -((x & 0x7FFFFFFFFFFFFFFF) >> 46) - 1
-            hist[k - first] += 1
+            hist[bucket_of(bits[i]) - first] += 1
         at = -1
         below = 0  # values in buckets up to `at`
         for p in range(probs.shape[0]):
@@ -107,30 +158,23 @@ def quantiles_sketch(v, bits, a, b, low, high, probs, hist, edge, edge_bits, out
             out[p] = x
         for k in range(span):
             hist[k] = 0
-    else:  # few values over many octaves: the same buckets, sorted
-        keys = np.empty(n, np.int64)
-        for i in range(a, b):
-            x = bits[i]
-            keys[i - a] = x >> 46 if x >= 0 else -((x & 0x7FFFFFFFFFFFFFFF) >> 46) - 1
-        keys.sort()
+    else:  # few values over many octaves: buckets keep the order, so those of the sorted values are theirs
+        sort_with(v, edge[:0], a, b)
         for p in range(probs.shape[0]):
             r = probs[p] * (n - 1)
             k = int(r)
             f = r - k
-            x = min(max(bucket_middle(keys[k], edge, edge_bits), low), high)
-            if f > 0.0 and k + 1 < n and keys[k + 1] != keys[k]:
-                y = min(max(bucket_middle(keys[k + 1], edge, edge_bits), low), high)
-                x += (y - x) * f
+            x = min(max(bucket_middle(bucket_of(bits[a + k]), edge, edge_bits), low), high)
+            if f > 0.0 and k + 1 < n:
+                y = min(max(bucket_middle(bucket_of(bits[a + k + 1]), edge, edge_bits), low), high)
+                if y != x:
+                    x += (y - x) * f
             out[p] = x
 
 
 @njit(cache=True, nogil=True)
 def quantiles_exact(v, a, b, probs, out):
     """Quantiles of v[a:b], which is left sorted."""
-    n = b - a
-    if n <= 24:
-        _sort_few(v, a, b)
-    else:
-        v[a:b] = np.sort(v[a:b])
+    sort_with(v, probs[:0], a, b)
     for p in range(probs.shape[0]):
-        out[p] = _between(v, a, n, probs[p])
+        out[p] = _between(v, a, b - a, probs[p])

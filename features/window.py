@@ -1,6 +1,4 @@
-"""Kind ``window``: count, sums, extremes and quantiles of the values of each series and window."""
-
-# mypy: allow-untyped-defs, allow-untyped-calls
+"""Kind ``window``: count, sums, extremes, quantiles and bursts of the values of each series and window."""
 
 from __future__ import annotations
 
@@ -9,23 +7,29 @@ import re
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from features.collect import Log
+from features.grid import duration_ns
 from features.params import Params, unknown
-from features.sketch import _SPAN, quantiles_exact, quantiles_sketch
+from features.sketch import SPAN
+from features.window_kernels import by_time, fill
 from telemetry.errors import ConfigError
-from telemetry.types import Bool, Float64, Int64, SeriesKey, State
+from telemetry.types import Bool, Float64, Int64, Nanos, SeriesKey, State
 
 __all__ = ["COLUMNS", "WindowBase", "probability"]
 
-PLAIN = ("count", "sum", "mean", "min", "max", "var", "std", "exceed", "last")
+PLAIN = ("count", "sum", "mean", "min", "max", "var", "std", "exceed")
 """Columns that the kernel fills one by one, in this order."""
 
+TIMED = ("last", "gap_cv")
 DERIVED = {"tail_ratio": ("p999", "p50"), "tail_index": ("p999", "p99")}
-COLUMNS = (*PLAIN, *DERIVED, "p50", "p90", "p99", "p999", "p9999", "twp50", "twp90", "twp99", "twp999")
+COLUMNS = (
+    *PLAIN, *TIMED, *DERIVED, "p50", "p90", "p99", "p999", "p9999", "twp50", "twp90", "twp99", "twp999",
+    "peak_1ms", "peak_10ms", "peak_100ms", "iod_1ms", "iod_10ms", "iod_100ms",
+)  # fmt: skip
 _QUANTILE = re.compile(r"(tw)?p([0-9]{1,9})")
+_BURST = re.compile(r"(peak|iod)_([0-9.]+(?:us|ms|s|m))")
 
 
 def probability(name: str) -> float | None:
@@ -36,145 +40,6 @@ def probability(name: str) -> float | None:
     return int(m[2]) / 100 if len(m[2]) <= 2 else int(m[2]) / 10 ** len(m[2])
 
 
-@njit(cache=True, nogil=True)
-def _fill(
-    offset,
-    values,
-    bits,
-    times,
-    starts,
-    ends,
-    width,
-    alive,
-    born,
-    held_t,
-    held_v,
-    hold,
-    want,
-    level,
-    exact,
-    probs,
-    spot,
-    tw_probs,
-    tw_spot,
-    hist,
-    edge,
-    edge_bits,
-    out,
-):
-    """Fill out[w, s, :] window by window. `want[f]` is the column of plain field f or -1."""
-    timed = times.shape[0] > 0 or tw_probs.shape[0] > 0 or want[8] >= 0
-    found = np.empty(probs.shape[0])
-    for w in range(ends.shape[0]):
-        for s in range(width):
-            a = offset[w * width + s]
-            b = offset[w * width + s + 1]
-            n = b - a
-            row = out[w, s]
-            if n == 0:
-                if born[s] and alive[w, s]:
-                    if want[0] >= 0:
-                        row[want[0]] = 0.0
-                    if want[1] >= 0:
-                        row[want[1]] = 0.0
-                    if want[7] >= 0:
-                        row[want[7]] = 0.0
-                    if tw_probs.shape[0] and starts[w] - held_t[s] <= hold:
-                        for p in range(tw_probs.shape[0]):
-                            row[tw_spot[p]] = held_v[s]
-                continue
-            born[s] = True
-            if timed:
-                for i in range(a + 1, b):  # by time, stable; mostly in order already
-                    t = times[i]
-                    if t < times[i - 1]:
-                        x = values[i]
-                        j = i - 1
-                        while j >= a and times[j] > t:
-                            times[j + 1] = times[j]
-                            values[j + 1] = values[j]
-                            j -= 1
-                        times[j + 1] = t
-                        values[j + 1] = x
-                if want[8] >= 0:
-                    row[want[8]] = values[b - 1]
-                if tw_probs.shape[0]:
-                    _time_weighted(
-                        values, times, a, b, starts[w], ends[w], held_t[s], held_v[s], hold, tw_probs, tw_spot, row
-                    )
-                held_t[s] = times[b - 1]
-                held_v[s] = values[b - 1]
-            total = 0.0
-            low = values[a]
-            high = values[a]
-            over = 0
-            for i in range(a, b):
-                x = values[i]
-                total += x
-                low = min(low, x)
-                high = max(high, x)
-                over += x > level
-            if want[0] >= 0:
-                row[want[0]] = n
-            if want[1] >= 0:
-                row[want[1]] = total
-            if want[2] >= 0:
-                row[want[2]] = min(max(total / n, low), high)
-            if want[3] >= 0:
-                row[want[3]] = low
-            if want[4] >= 0:
-                row[want[4]] = high
-            if want[5] >= 0 or want[6] >= 0:
-                # Around the first value: stable where the spread is small beside the level.
-                one = values[a]
-                d1 = 0.0
-                d2 = 0.0
-                for i in range(a, b):
-                    d = values[i] - one
-                    d1 += d
-                    d2 += d * d
-                var = max(d2 - d1 * d1 / n, 0.0) / (n - 1) if n > 1 else np.nan
-                if want[5] >= 0:
-                    row[want[5]] = var
-                if want[6] >= 0:
-                    row[want[6]] = np.sqrt(var)
-            if want[7] >= 0:
-                row[want[7]] = over
-            if probs.shape[0]:
-                if exact or n <= 24:
-                    quantiles_exact(values, a, b, probs, found)
-                else:
-                    quantiles_sketch(values, bits, a, b, low, high, probs, hist, edge, edge_bits, found)
-                for p in range(probs.shape[0]):
-                    row[spot[p]] = found[p]
-
-
-@njit(cache=True, nogil=True)
-def _time_weighted(values, times, a, b, start, end, held_t, held_v, hold, probs, spot, row):
-    """Each value counts for as long as it was the newest one (at most `hold`), the carried-in one first."""
-    n = b - a
-    v = np.empty(n + 1)
-    weight = np.empty(n + 1)
-    v[0] = held_v
-    weight[0] = max(min(times[a], held_t + hold) - start, 0) if held_t >= start - hold else 0.0
-    for i in range(n):
-        until = times[a + i + 1] if i + 1 < n else end
-        v[i + 1] = values[a + i]
-        weight[i + 1] = min(until - times[a + i], hold)
-    order = np.argsort(v, kind="mergesort")
-    whole = weight.sum()
-    p = 0
-    mass = 0.0
-    for k in order:
-        mass += weight[k]
-        while p < probs.shape[0] and mass >= probs[p] * whole and (weight[k] > 0.0 or whole == 0.0):
-            row[spot[p]] = v[k]
-            p += 1
-    while p < probs.shape[0]:  # rounding of the last sums
-        row[spot[p]] = v[order[n]]
-        p += 1
-
-
 class WindowBase:
     """Windows over the values of the selected series.
 
@@ -182,12 +47,19 @@ class WindowBase:
     ------------------------
     select : selector
     window, step : durations; `step` divides `window` (sliding), default: tumbling
-    columns : names of `COLUMNS`, any ``p<digits>`` and ``twp<digits>``
-    level : number, for ``exceed`` (how many values are greater)
+    columns : names, any of
+        ``count``, ``sum``, ``mean``, ``min``, ``max``, ``var``, ``std``; quantiles ``p50``, ``p99``, ``p999``, ...;
+        ``exceed`` (how many values are greater than `level`); ``last``;
+        ``tail_ratio`` (p999 over p50), ``tail_index`` (log10 of p999 over p99: the exponent of a power tail);
+        ``twp50``, ``twp99``, ... (quantiles weighted by the time for which each value was the newest: a burst cannot
+        make them look better); ``gap_cv`` (variation of the times between events, 1 if they are random);
+        ``peak_1ms`` (the busiest millisecond over the mean one), ``iod_1ms`` (variance of the counts of milliseconds
+        over their mean, 1 if events are random), or any other span
+    level : number, for ``exceed``
     exact : quantiles as a sort gives them, memory by events; otherwise within 0.79 % above 24 values
     hold : duration, how long a value counts in time-weighted quantiles; default ten windows
 
-    An empty window of a live host has count, sum and exceed 0 and no other value; of a dead host nothing.
+    An empty window of a live host has count, sum and exceed 0 and no other value; one of a dead host has nothing.
     """
 
     def __init__(self, params: Params) -> None:
@@ -205,8 +77,18 @@ class WindowBase:
             raise ConfigError(f"{params.where}: level: expected a number, for the column 'exceed'")
         self._level = params.number("level", math.inf)
         for name in self.columns:
-            if name not in COLUMNS and probability(name) is None:
+            if name not in COLUMNS and probability(name) is None and _BURST.fullmatch(name) is None:
                 raise unknown("column", name, COLUMNS, params.where)
+        self._plan(params.where)
+        self._log = Log(self.step_ns, self.window_ns // self.step_ns)
+        self._width = 0
+        self._born = np.zeros(0, np.bool_)
+        self._held_t, self._held_v = np.zeros(0, np.int64), np.zeros(0)
+        self._hist = np.zeros(SPAN, np.int32)
+        self._edge = np.zeros(2)
+
+    def _plan(self, where: str) -> None:
+        """Where each column comes from."""
         inner = dict.fromkeys(c for c in self.columns if c not in DERIVED)
         for name in self.columns:
             inner.update(dict.fromkeys(DERIVED.get(name, ())))
@@ -215,14 +97,15 @@ class WindowBase:
         self._want = np.array([at.get(c, -1) for c in PLAIN], np.int64)
         self._probs, self._spot = _ascending(at, tw=False)
         self._tw_probs, self._tw_spot = _ascending(at, tw=True)
-        self._timed = bool(len(self._tw_probs)) or "last" in at
+        bursts = {c: m for c in at if (m := _BURST.fullmatch(c)) is not None}
+        spans: list[Nanos] = sorted({duration_ns(m[2], f"{where}: {c}") for c, m in bursts.items()})
+        place = np.full((2, len(spans)), -1)
+        for c, m in bursts.items():
+            place[("peak", "iod").index(m[1]), spans.index(duration_ns(m[2]))] = at[c]
+        self._spans, self._peak, self._iod = np.array(spans, np.int64), place[0].copy(), place[1].copy()
+        self._last, self._gaps = (at.get(c, -1) for c in TIMED)
+        self._timed = bool(len(self._tw_probs) or bursts or self._last >= 0 or self._gaps >= 0)
         self._pick = None if self._inner == self.columns else [at.get(c, -1) for c in self.columns]
-        self._log = Log(self.step_ns, self.window_ns // self.step_ns)
-        self._width = 0
-        self._born = np.zeros(0, np.bool_)
-        self._held_t, self._held_v = np.zeros(0, np.int64), np.zeros(0)
-        self._hist = np.zeros(_SPAN, np.int32)
-        self._edge = np.zeros(2)
 
     def selects(self, key: SeriesKey) -> bool:
         return self._select.matches(key)
@@ -242,12 +125,17 @@ class WindowBase:
         out = np.full((last - first + 1, self._width, len(self._inner)), np.nan)
         for cells in self._log.take(first, last, self._width, self._timed):
             at = cells.first - first
-            ends = (np.arange(cells.first, cells.first + cells.windows) + 1) * self.step_ns
-            _fill(
-                cells.offset, cells.values, cells.values.view(np.int64), cells.times, ends - self.window_ns, ends,
-                self._width, alive[at : at + cells.windows], self._born, self._held_t, self._held_v, self._hold,
-                self._want, self._level, self._exact, self._probs, self._spot, self._tw_probs, self._tw_spot,
-                self._hist, self._edge, self._edge.view(np.int64), out[at : at + cells.windows],
+            mine, live = out[at : at + cells.windows], alive[at : at + cells.windows]
+            if self._timed:
+                by_time(
+                    cells.offset, cells.values, cells.times, (cells.first + 1) * self.step_ns, self.step_ns,
+                    self.window_ns, self._width, live, self._held_t, self._held_v, self._hold, self._last, self._gaps,
+                    self._tw_probs, self._tw_spot, self._spans, self._peak, self._iod, mine,
+                )  # fmt: skip
+            fill(
+                cells.offset, cells.values, cells.values.view(np.int64), self._width, live, self._born, self._want,
+                self._level, self._exact, self._probs, self._spot, self._hist, self._edge,
+                self._edge.view(np.int64), mine,
             )  # fmt: skip
         return self._finish(out)
 
