@@ -41,6 +41,7 @@ class Case:
     alerts: dict[str, Alert] = field(default_factory=dict)
     graded_ns: Nanos = 0
     ranked_ns: Nanos = 0
+    opened_ns: Nanos = 0
     doubts: dict[str, Nanos] = field(default_factory=dict)
     bypassed: bool = False
     kernel_path: bool = False
@@ -87,10 +88,14 @@ class Case:
         tracks = {k: t for k, t in self.tracks.items() if t.last_ns > since_ns}
         alerts = {k: a for k, a in self.alerts.items() if a.end_ns > since_ns}
         doubts = {k: t for k, t in self.doubts.items() if t > since_ns}
-        return Case(list(self.hosts), tracks, alerts, self.graded_ns, 0, doubts, self.bypassed, self.kernel_path)
+        return Case(list(self.hosts), tracks, alerts, self.graded_ns, 0, 0, doubts, self.bypassed, self.kernel_path)
 
-    def rank(self, signatures: tuple[Signature, ...], known: Mapping[tuple[int, int], Nanos]) -> tuple[Cause, ...]:
-        facts = Facts(self.tracks, known, self.bypassed and not self.kernel_path, frozenset(self.doubts))
+    def rank(
+        self, signatures: tuple[Signature, ...], known: Mapping[tuple[int, int], Nanos], now_ns: Nanos
+    ) -> tuple[Cause, ...]:
+        """Causes as of `now_ns`."""
+        lasted = now_ns - self.opened_ns if self.incident else 0
+        facts = Facts(self.tracks, known, lasted, self.bypassed and not self.kernel_path, frozenset(self.doubts))
         return rank_facts(signatures, facts)
 
     def onset(self, signatures: tuple[Signature, ...], s: int | None) -> Nanos:
@@ -184,7 +189,7 @@ class Case:
             "hosts": self.hosts,
             "tracks": [[s, i, t.pack()] for (s, i, _), t in self.tracks.items()],
             "alerts": [[k, pack_alert(a)] for k, a in self.alerts.items()],
-            "ns": [self.graded_ns, self.ranked_ns],
+            "ns": [self.graded_ns, self.ranked_ns, self.opened_ns],
             "doubts": self.doubts,
             "flags": [self.bypassed, self.kernel_path],
             "incident": pack_incident(inc) if inc else None,
@@ -198,10 +203,10 @@ class Case:
             tracks[(s, i, f"{track.series}\x1f{track.column}")] = track
         alerts = {k: unpack_alert(a) for k, a in row["alerts"]}
         inc = unpack_incident(row["incident"]) if row["incident"] else None
-        graded, ranked = row["ns"]
+        graded, ranked, opened = row["ns"]
         bypassed, kernel_path = row["flags"]
         return Case(
-            list(row["hosts"]), tracks, alerts, graded, ranked, dict(row["doubts"]), bypassed, kernel_path, inc
+            list(row["hosts"]), tracks, alerts, graded, ranked, opened, dict(row["doubts"]), bypassed, kernel_path, inc
         )
 
 

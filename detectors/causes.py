@@ -25,24 +25,25 @@ LEAST = 0.02
 
 KERNEL_BYPASSED = ("kernel",)
 QUALITY = (
-    ("capture_drops*", 0.8, "the capture dropped packets"),
-    ("clock_offset_ns", 0.7, "a clock was off"),
-    ("sampler_late_ns", 0.85, "the sampler was late"),
+    ("capture_drops", 1.0, 0.8, "the capture dropped packets"),
+    ("clock_offset_ns", 1e5, 0.7, "a clock was off"),
+    ("sampler_late_ns", 1e8, 0.85, "the sampler was late"),
 )
-"""What lowers every confidence, by which factor, and why."""
+"""What lowers every confidence: a series, from which value on, by which factor, and why."""
 
 
 @dataclass(slots=True)
 class Facts:
     """What one incident has shown so far.
 
-    `tracks` maps (signature, evidence, channel) to what was seen; `known` says since when a series that a piece of
-    evidence selects is watched; `bypass` lists matchers of flows and processes that bypass the kernel's network stack;
-    `quality` the names of what is wrong with the measurement itself.
+    `lasted_ns` is for how long it has gone on (0: not known). `tracks` maps (signature, evidence, channel) to what was
+    seen; `known` says since when a series that a piece of evidence selects is watched; `bypassed` that the flows
+    concerned bypass the kernel's network stack; `quality` names what is wrong with the measurement itself.
     """
 
     tracks: dict[tuple[int, int, str], Track]
     known: Mapping[tuple[int, int], Nanos]
+    lasted_ns: Nanos = 0
     bypassed: bool = False
     quality: frozenset[str] = frozenset()
 
@@ -65,7 +66,7 @@ def rank_facts(signatures: Sequence[Signature], facts: Facts) -> tuple[Cause, ..
             scored.append((10.0 ** (SHARPNESS * found[0]), s, found[1], found[2]))
     whole = rest + sum(x[0] for x in scored)
     factor, doubts = 1.0, []
-    for name, by_much, why in QUALITY:
+    for name, _, by_much, why in QUALITY:
         if name in facts.quality:
             factor *= by_much
             doubts.append(why)
@@ -103,19 +104,22 @@ def _score(
     for i, item in enumerate(signature.evidence):
         tracks = by.get((s, i), [])
         seen = [t for t in tracks if shaped(t, item)]
+        if not item.series[0] <= len(seen) <= item.series[1]:
+            seen = []
         watched = (s, i) in facts.known
         if item.role == "required":
             group = item.group or f"#{i}"
             needs[group] = needs.get(group, False) or bool(seen)
+        much = _persistence(seen, item, facts.lasted_ns)
         if item.role == "quiet":
             if seen:
-                total -= item.weight
+                total -= much * item.weight
                 against.append(say(item, seen))
             elif watched:
                 total += min(0.2, 0.2 * item.weight)
                 because.append(f"{item.name}: quiet")
         elif seen:
-            total += item.weight
+            total += much * item.weight
             because.append(say(item, seen))
         elif watched and item.missing:
             total -= item.missing
@@ -125,33 +129,41 @@ def _score(
     return total, because, against
 
 
+def _persistence(seen: Sequence[Track], item: Evidence, lasted_ns: Nanos) -> float:
+    """How much of its weight evidence has: all of it if it spans half of the time that the incident has lasted.
+
+    What came and went while the incident goes on is a coincidence more often than its cause.
+    """
+    if not seen or lasted_ns <= 0:
+        return 1.0
+    span = max(t.last_ns - t.first_ns + max(item.hold[1] * t.window_ns, 1_000_000_000) for t in seen)
+    return min(1.0, 2.0 * span / lasted_ns)
+
+
 def place_of(signature: Signature, s: int, by: Mapping[tuple[int, int], list[Track]]) -> dict[str, str]:
-    """Where: of each label that the signature localises by, the value that carries most of the deviation."""
-    tracks = [
-        (t, item)
-        for i, item in enumerate(signature.evidence)
-        if item.role == "required" or item.opens
-        for t in by.get((s, i), [])
-        if shaped(t, item)
-    ]
+    """Where: of each label that the signature localises by, the value that carries most of its weightiest evidence."""
+    order = sorted(
+        (i for i, item in enumerate(signature.evidence) if item.role != "quiet"),
+        key=lambda i: (signature.evidence[i].role != "required", -signature.evidence[i].weight, i),
+    )
     out: dict[str, str] = {}
     for label in signature.localise:
-        share: dict[str, float] = {}
-        metrics: dict[str, float] = {}
-        for t, _ in tracks:  # metrics have different units: each has one vote, shared by size
-            metrics[t.series.metric] = metrics.get(t.series.metric, 0.0) + t.total
-        for t, _ in tracks:
-            value = label_of(t.series, label)
-            if value:
-                share[value] = share.get(value, 0.0) + t.total / (metrics[t.series.metric] or 1.0)
-        if not share:
-            continue
-        most = sum(share.values())
-        value = max(sorted(share), key=lambda v: share[v])
-        if share[value] >= 0.6 * most:
-            out[label] = value
-        elif len(share) <= 3:
-            out[label] = "|".join(sorted(share))
+        for i in order:
+            share: dict[str, float] = {}
+            for t in by.get((s, i), []):
+                value = label_of(t.series, label)
+                if value and shaped(t, signature.evidence[i]):
+                    share[value] = share.get(value, 0.0) + t.total
+            if not share:
+                continue
+            most = sum(share.values())
+            value = max(sorted(share), key=lambda v: share[v])
+            if share[value] >= 0.6 * most:
+                out[label] = value
+                break
+            if len(share) <= 3:
+                out[label] = "|".join(sorted(share))
+                break
     for pair in signature.place:
         name, _, value = pair.partition("=")
         out[name] = value
@@ -209,4 +221,4 @@ def rank(
         for s, i, item in items:
             if item.selects(series, item.column):
                 known.setdefault((s, i), 0)
-    return rank_facts(chosen, Facts(tracks, known, bypass))
+    return rank_facts(chosen, Facts(tracks, known, 0, bypass))

@@ -167,8 +167,8 @@ class Grouper:
 
     def _take(self, case: Case, alert: Alert) -> None:
         matched = self._items(alert.series, alert.column)
-        for name, _, _ in QUALITY:
-            if alert.series.metric.startswith(name.rstrip("*")):
+        for name, least, _, _ in QUALITY:
+            if alert.series.metric == name and abs(alert.value) >= least:
                 case.doubts[name] = alert.end_ns
         if self._bypass:
             if any(s.matches(alert.series) for s in self._bypass):
@@ -198,13 +198,13 @@ class Grouper:
         ready = case.ready(self.signatures, now)
         if not ready:
             return []
-        causes = case.rank(self.signatures, self._known)
+        causes = case.rank(self.signatures, self._known, now)
         kinds = {self.signatures[s].kind for s in ready}
         if not any(c.kind in kinds for c in causes):
             return []
         if causes[0].kind == "unknown" and "unknown" not in kinds and not self._plausible(causes, kinds):
             return []
-        case.ranked_ns = now
+        case.ranked_ns = case.opened_ns = now
         partner = self._partner(case, causes[0], now)
         if partner is not None:
             self._join(partner, case)
@@ -226,7 +226,7 @@ class Grouper:
         if old is None:
             return []
         case.ranked_ns = now
-        causes = case.rank(self.signatures, self._known)
+        causes = case.rank(self.signatures, self._known, now)
         new = case.build(self.signatures, causes, self.facts, now)
         same = (
             (new.kind, new.severity, new.place) == (old.kind, old.severity, old.place)

@@ -90,6 +90,8 @@ class Evidence:
         May open an incident once it holds.
     hold : (int, int)
         k deviating windows among the last m.
+    series : (int, int)
+        How many channels must show it at least, and may at most ("one line of two": ``[1, 1]``).
     min_value, min_delta, min_ratio, min_surprise : float
         Least effect for a window to count: the value, its distance from the expected, their ratio.
     """
@@ -105,6 +107,7 @@ class Evidence:
     group: str = ""
     opens: bool = False
     hold: tuple[int, int] = (3, 6)
+    series: tuple[int, int] = (1, 1_000_000)
     min_value: float = float("-inf")
     min_delta: float = 0.0
     min_ratio: float = 0.0
@@ -222,6 +225,11 @@ def _evidence(table: Mapping[str, Any], where: str) -> Evidence:
         if len(hold) != 2 or not 1 <= hold[0] <= hold[1] <= 256:
             raise ConfigError(f"{where}: hold is [k, m] with 1 <= k <= m <= 256, got {hold!r}")
         item["hold"] = (int(hold[0]), int(hold[1]))
+    if "series" in item:
+        few, many = item["series"]
+        if not 1 <= few <= many:
+            raise ConfigError(f"{where}: series is [least, most] with 1 <= least <= most, got {item['series']!r}")
+        item["series"] = (int(few), int(many))
     select = item.get("select", ())
     item["select"] = (select,) if isinstance(select, str) else tuple(select)
     if not item["select"]:

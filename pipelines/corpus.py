@@ -120,7 +120,7 @@ def run_folder(path: str | Path, signatures: Sequence[Signature] | None = None) 
     return RunResult(
         run=folder.run,
         kind=best.kind if best else "none",
-        top_kinds=tuple(c.kind for c in best.causes[:5]) if best else (),
+        top_kinds=_named(best)[:5] if best else (),
         place=best.place if best else "",
         delay_s=None if delay is None else round(delay / 1e9, 3),
         false=len(e.false),
@@ -131,6 +131,11 @@ def run_folder(path: str | Path, signatures: Sequence[Signature] | None = None) 
         confidence=best.causes[0].confidence if best and best.causes else 0.0,
         title=best.title if best else "",
     )
+
+
+def _named(incident: Incident) -> tuple[str, ...]:
+    """Kinds in order; ``unknown`` only where it is the answer."""
+    return tuple(c.kind for i, c in enumerate(incident.causes) if i == 0 or c.kind != "unknown")
 
 
 def run_corpus(
