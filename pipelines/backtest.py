@@ -21,11 +21,12 @@ from telemetry.errors import NoDataError
 from telemetry.source import Source
 from telemetry.types import Alert, Float64, Int64, Label, Nanos, Panel, Part, Scores, SeriesKey
 
-__all__ = ["BUDGETS", "Outcome", "backtest", "regressions"]
+__all__ = ["BUDGETS", "Outcome", "backtest", "false_by_block", "regressions"]
 
 BUDGETS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 KEEP = 50_000_000
 BLOCK_NS = 3_600_000_000_000
+BLOCKS = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +181,7 @@ def _intervals(evaluation: Evaluation, lo: Nanos, hi: Nanos, seed: int) -> dict[
     draws = 1000
     found = np.array([m.finding is not None for m in evaluation.matches], np.float64)
     delays = np.array([m.delay_ns / 1e9 for m in evaluation.matches if m.delay_ns is not None])
-    blocks = np.zeros(max(1, -(-(hi - lo) // BLOCK_NS)))
-    for f in evaluation.false:
-        blocks[min(len(blocks) - 1, (f.at_ns - lo) // BLOCK_NS)] += 1
+    blocks = false_by_block(evaluation, lo, hi)
     clean_days = evaluation.clean_ns / 86_400e9
     out: dict[str, tuple[float, float]] = {}
     false = rng.choice(blocks, (draws, len(blocks))).sum(axis=1)
@@ -194,6 +193,15 @@ def _intervals(evaluation: Evaluation, lo: Nanos, hi: Nanos, seed: int) -> dict[
         out["event_f1"] = _middle(2 * hits / np.maximum(len(found) + hits + false, 1))
     if len(delays):
         out["delay_p50_s"] = _middle(np.median(rng.choice(delays, (draws, len(delays))), axis=1))
+    return out
+
+
+def false_by_block(evaluation: Evaluation, lo: Nanos, hi: Nanos) -> Float64:
+    """False alarms in blocks of an hour, or shorter ones where there would be fewer than `BLOCKS`."""
+    length = min(BLOCK_NS, max(1, (hi - lo) // BLOCKS))
+    out = np.zeros(max(1, -(-(hi - lo) // length)))
+    for f in evaluation.false:
+        out[min(len(out) - 1, (f.at_ns - lo) // length)] += 1
     return out
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from pipelines.backtest import BLOCK_NS, Outcome
+from pipelines.backtest import Outcome, false_by_block
 from telemetry.types import Label
 
 __all__ = ["Verdict", "compare"]
@@ -51,13 +51,9 @@ def compare(champion: Outcome, challenger: Outcome, labels: Sequence[Label], see
     differences: dict[str, tuple[float, float, float]] = {}
     if ids:
         differences["event_recall"] = _paired(now - was, rng)
-    lo = min(champion.from_ns, challenger.from_ns)
-    blocks = max(1, -(-(max(champion.to_ns, challenger.to_ns) - lo) // BLOCK_NS))
-    false = np.zeros((2, blocks))
-    for row, outcome in enumerate((champion, challenger)):
-        for f in outcome.evaluation.false:
-            false[row, min(blocks - 1, (f.at_ns - lo) // BLOCK_NS)] += 1
-    per_day = 86_400e9 / BLOCK_NS
+    lo, hi = min(champion.from_ns, challenger.from_ns), max(champion.to_ns, challenger.to_ns)
+    false = [false_by_block(o.evaluation, lo, hi) for o in (champion, challenger)]
+    per_day = 86_400e9 / ((hi - lo) / len(false[0]))
     differences["false_per_day"] = _paired((false[1] - false[0]) * per_day, rng)
     both = [(old[i].delay_ns, new[i].delay_ns) for i in ids]
     delays = np.array([(b - a) / 1e9 for a, b in both if a is not None and b is not None])

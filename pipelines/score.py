@@ -19,7 +19,6 @@ from telemetry.types import Nanos
 __all__ = ["Locked", "Result", "score"]
 
 LEASE_NS = 300_000_000_000
-CHECKPOINT_NS = 60_000_000_000
 WARM_NS = 3_600_000_000_000
 
 
@@ -58,11 +57,11 @@ def score(
     """
     start = time.perf_counter()
     now = time.time_ns() if now_ns is None else now_ns
-    owner = f"{socket.gethostname()}:{os.getpid()}:{now}"
+    owner = myself()
     if not Path(config.store).exists():
         raise NoDataError(f"{config.store}: no store there yet; run 'tailwatch harvest' or 'tailwatch ingest' first")
     with StateDB(config.state) as state, Store(config.store, create=False) as store:
-        if not state.lease(part, owner, now, now + LEASE_NS):
+        if not take(state, part, owner, now):
             raise Locked(f"partition {part!r} is being scored by another job")
         try:
             sinks = make_sinks(config)
@@ -76,6 +75,31 @@ def score(
         finally:
             state.release(part, owner)
     return Result(events, alerts, incidents, done.sent, done.failed, watermark, time.perf_counter() - start)
+
+
+def myself() -> str:
+    """This process, for a lease: host, pid and start time (pids are used again)."""
+    return f"{socket.gethostname()}:{os.getpid()}:{_started(os.getpid())}"
+
+
+def _started(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def take(state: StateDB, part: str, owner: str, now_ns: Nanos) -> bool:
+    """Take the lease; at once from a job of this host that is dead."""
+    if state.lease(part, owner, now_ns, now_ns + LEASE_NS):
+        return True
+    held = next((p["lease_owner"] for p in state.parts() if p["name"] == part), None) or ""
+    host, _, rest = held.partition(":")
+    pid, _, started = rest.partition(":")
+    if host == socket.gethostname() and pid.isdigit() and _started(int(pid)) != started:
+        state.release(part, held)
+        return state.lease(part, owner, now_ns, now_ns + LEASE_NS)
+    return False
 
 
 def _catch_up(
@@ -113,7 +137,7 @@ def _catch_up(
         incidents += sum(c.action == "opened" for c in step.changes)
         if progress is not None:
             progress(events)
-        if time.monotonic_ns() - at > CHECKPOINT_NS:
+        if time.monotonic_ns() - at > config.scoring.checkpoint_s * 1e9:
             state.lease(part, owner, time.time_ns(), time.time_ns() + LEASE_NS)
             engine.commit_progress(time.time_ns())
             engine.checkpoint()

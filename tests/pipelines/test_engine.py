@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.service_crash import crash, make_store
+from detectors.incidents import Grouper
+from pipelines.config import Config, Scoring
+from pipelines.engine import Engine
+from pipelines.live import live_detectors
+from pipelines.score import Locked, myself, score
+from pipelines.state import StateDB
+from telemetry.errors import StoreError
+from telemetry.store import Store
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("engine") / "store"
+    make_store(path, seconds=100)
+    return path
+
+
+def config(folder: Path, store: Path) -> Config:
+    often = Scoring(checkpoint_s=0.01)
+    return Config(store=str(store), state=str(folder / "state.db"), checkpoints=str(folder / "ck"), scoring=often)
+
+
+def stored(folder: Path) -> tuple[list[str], list[str]]:
+    with StateDB(folder / "state.db", create=False) as state:
+        return [repr(a) for a in state.alerts()], [repr(i) for i in state.incidents()]
+
+
+def test_a_job_finds_the_storm_and_a_second_run_finds_nothing_new(store: Path, tmp_path: Path) -> None:
+    first = score(config(tmp_path, store))
+    assert first.incidents >= 1
+    kept = stored(tmp_path)
+    kinds = {k for i in kept[1] for k in ("context_switch_storm", "tail_latency_creep", "cpu_contention") if k in i}
+    assert kinds
+    again = score(config(tmp_path, store))
+    assert (again.events, again.alerts, again.incidents) == (0, 0, 0)
+    assert stored(tmp_path) == kept
+
+
+def test_many_small_runs_over_a_growing_store_equal_one(store: Path, tmp_path: Path) -> None:
+    score(config(tmp_path / "one", store))
+    with Store(store, create=False) as whole:
+        batches = list(whole.read(0, 2**62))
+    seen = np.unique(np.concatenate([b.seen_ns for b in batches]))
+    with Store(tmp_path / "grown") as grown:
+        for lo, hi in zip(seen[:: len(seen) // 6], [*seen[len(seen) // 6 :: len(seen) // 6], 2**62], strict=True):
+            for batch in batches:
+                a, b = np.searchsorted(batch.seen_ns, [lo, hi])
+                grown.append(batch[a:b])
+            grown.flush()
+            score(config(tmp_path / "many", tmp_path / "grown"))
+    assert stored(tmp_path / "one") == stored(tmp_path / "many")
+
+
+def test_a_checkpoint_continues_exactly(store: Path, tmp_path: Path) -> None:
+    def engine(state: StateDB) -> Engine:
+        return Engine(state, "main", live_detectors(state), Grouper(), tmp_path / "ck")
+
+    score(config(tmp_path / "whole", store))
+    with StateDB(tmp_path / "state.db") as state, Store(store, create=False) as source:
+        batches = list(source.read(0, 2**62))
+        for events in batches:
+            half = len(events) // 2
+            half += int(np.searchsorted(events.seen_ns[half:], events.seen_ns[half], side="right"))
+            for piece in (events[:half], events[half:]):
+                run = engine(state)
+                run.resume()
+                run.push(piece)
+                run.step()
+                run.commit_progress()
+                run.checkpoint()
+    with StateDB(tmp_path / "state.db") as state:
+        got = [repr(a) for a in state.alerts()]
+    assert got == stored(tmp_path / "whole")[0]
+
+
+def test_a_damaged_checkpoint_is_refused_plainly(store: Path, tmp_path: Path) -> None:
+    score(config(tmp_path, store))
+    for file in (tmp_path / "ck").glob("*.npz"):
+        file.write_bytes(file.read_bytes()[:-100])
+    with StateDB(tmp_path / "state.db") as state:
+        run = Engine(state, "main", live_detectors(state), Grouper(), tmp_path / "ck")
+        with pytest.raises(StoreError, match="digest"):
+            run.resume()
+
+
+def test_two_jobs_at_once(store: Path, tmp_path: Path) -> None:
+    import time
+
+    now = time.time_ns()
+    with StateDB(tmp_path / "state.db") as state:
+        assert state.lease("main", "elsewhere:1:1", now, now + 10**11)
+        with pytest.raises(Locked):
+            score(config(tmp_path, store))
+        state.release("main", "elsewhere:1:1")
+        dead = myself().rsplit(":", 1)[0] + ":1"  # this pid, of another start time: a job that died
+        assert state.lease("main", dead, now, now + 10**11)
+    assert score(config(tmp_path, store)).events > 0
+
+
+@pytest.mark.slow
+def test_killed_jobs_leave_what_an_undisturbed_one_does() -> None:
+    assert crash(8, seed=5) == (8, 0)

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.config import Alertmanager, Config, Sinks, Webhook
+from pipelines.sinks import ATTEMPTS, deliver, make_sinks, refresh
+from pipelines.state import StateDB
+from telemetry.errors import ConfigError
+from telemetry.types import Alert, Cause, Change, Incident, IncidentChange, SeriesKey
+
+
+def change(action: str, at_ns: int, state: str = "open") -> IncidentChange:
+    alert = Alert("a", "d", "1", "unknown", SeriesKey.of("tx07", "m"), "rate", 1, at_ns, at_ns, 5.0, 0.7, 1, 2.0)
+    incident = Incident(
+        "i1", state, "interrupt_storm", "warning", "host=tx07,cpu=3", at_ns, at_ns, at_ns,  # type: ignore[arg-type]
+        at_ns if state == "resolved" else None, "an interrupt storm", (alert,),
+        (Cause("interrupt_storm", "a storm", 0.9, "host=tx07"),), (Change("pin", "echo 1", "echo 2", "low", "look"),),
+    )  # fmt: skip
+    return IncidentChange(action, at_ns, incident)  # type: ignore[arg-type]
+
+
+class Receiver:
+    """A real HTTP server that can be told to fail."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[dict[str, str], Any]] = []
+        self.status = 200
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if outer.status < 300:
+                    outer.got.append((dict(self.headers), json.loads(body)))
+                self.send_response(outer.status)
+                self.end_headers()
+
+            def log_message(self, *args: object) -> None: ...
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/hook"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    r = Receiver()
+    yield r
+    r.server.shutdown()
+    r.server.server_close()
+
+
+def test_each_change_arrives_once_with_one_identity(receiver: Receiver, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("s3cret\n")
+    out = tmp_path / "out.jsonl"
+    config = Config(sinks=Sinks(jsonl=str(out), webhook=Webhook(receiver.url, token_file=str(tmp_path / "token"))))
+    sinks = make_sinks(config)
+    with StateDB(tmp_path / "state.db") as state:
+        for c in (change("opened", 10), change("updated", 20), change("updated", 20)):
+            state.commit("p", [], [c], watermark_ns=20, sinks=[s.name for s in sinks])
+        assert deliver(state, sinks, 100).sent == 4
+        assert deliver(state, sinks, 200).sent == 0
+    ids = [json.loads(line)["id"] for line in out.read_text().splitlines()]
+    assert ids == [body["id"] for _, body in receiver.got]
+    assert len(set(ids)) == 2
+    assert receiver.got[0][0]["Authorization"] == "Bearer s3cret"
+
+
+def test_a_dead_receiver_delays_only_itself_and_ends_in_dead_letters(receiver: Receiver, tmp_path: Path) -> None:
+    config = Config(sinks=Sinks(jsonl=str(tmp_path / "out.jsonl"), webhook=Webhook(receiver.url)))
+    sinks = make_sinks(config)
+    receiver.status = 503
+    with StateDB(tmp_path / "state.db") as state:
+        state.commit("p", [], [change("opened", 10)], watermark_ns=20, sinks=[s.name for s in sinks])
+        first = deliver(state, sinks, 1)
+        assert (first.sent, first.failed, first.dead) == (1, 1, 0)
+        assert deliver(state, sinks, 2).failed == 0  # not before its time
+        now = 1
+        for _ in range(ATTEMPTS):
+            now += 10**13
+            deliver(state, sinks, now)
+        (letter,) = state.dead()
+        assert "503" in (letter.error or "")
+        receiver.status = 200
+        state.resend()
+        assert deliver(state, sinks, now).sent == 1
+    assert len(receiver.got) == 1
+
+
+def test_secrets_come_from_the_environment_and_are_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CHAT_URL", raising=False)
+    with pytest.raises(ConfigError, match="env:CHAT_URL"):
+        make_sinks(Config(sinks=Sinks(apprise=["env:CHAT_URL"])))
+    with pytest.raises(ConfigError) as error:
+        make_sinks(Config(sinks=Sinks(apprise=["nosuch://user:hunter2@host"])))
+    assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.service
+@pytest.mark.skipif(shutil.which("prometheus-alertmanager") is None, reason="Debian package prometheus-alertmanager")
+def test_a_real_alertmanager_fires_and_resolves(tmp_path: Path) -> None:
+    import httpx
+
+    (tmp_path / "am.yml").write_text("route: {receiver: none}\nreceivers: [{name: none}]\n")
+    base = "http://127.0.0.1:19193"
+    command = ["prometheus-alertmanager", f"--config.file={tmp_path}/am.yml", f"--storage.path={tmp_path}/am"]
+    server = subprocess.Popen(
+        [*command, "--web.listen-address=127.0.0.1:19193", "--cluster.listen-address="], stderr=subprocess.DEVNULL
+    )
+    try:
+        for _ in range(100):
+            try:
+                httpx.get(base + "/-/ready").raise_for_status()
+                break
+            except httpx.HTTPError:
+                time.sleep(0.1)
+
+        def seen() -> list[dict[str, Any]]:
+            return [a for a in httpx.get(base + "/api/v2/alerts").json() if a["status"]["state"] == "active"]
+
+        sinks = make_sinks(Config(sinks=Sinks(alertmanager=Alertmanager(base))))
+        now = time.time_ns()
+        with StateDB(tmp_path / "state.db") as state:
+            state.commit("p", [], [change("opened", now)], watermark_ns=now, sinks=["alertmanager"])
+            assert deliver(state, sinks, now).sent == 1
+            (alert,) = seen()
+            assert alert["labels"] == {"alertname": "TailwatchIncident", "incident": "i1", "host": "tx07"}
+            assert "interrupt_storm" in alert["annotations"]["cause"]
+            assert alert["annotations"]["change"] == "echo 1"
+            refresh(state, sinks, time.time_ns())
+            assert len(seen()) == 1
+            done = change("resolved", now + 1, "resolved")
+            done = replace(done, incident=replace(done.incident, onset_ns=now))
+            state.commit("p", [], [done], watermark_ns=now, sinks=["alertmanager"])
+            deliver(state, sinks, time.time_ns())
+            for _ in range(50):
+                if not seen():
+                    break
+                time.sleep(0.1)
+            assert seen() == []
+    finally:
+        server.terminate()
+        server.wait()
