@@ -112,6 +112,8 @@ def _chain(data: U8s, start: int, end: int, last: bool, near: int) -> int:
             return 0
         if kind != 27 and kind != _PAD and size > wire + 16 + 64 + 18:
             return 0
+        if kind == _PAD and links == 0 and near >= 0:
+            return 0  # padding has no time to go by
         if kind != _PAD:
             sec = erf_time(data, at) // 1_000_000_000
             if sec == 0 or (before >= 0 and abs(sec - before) > 86_400):
