@@ -18,7 +18,7 @@ from telemetry.types import SeriesKey
 __all__ = ["Matcher", "Select", "Selector", "predicate"]
 
 _PART = re.compile(
-    r"""\s*(?P<name>[A-Za-z_][A-Za-z0-9_]*)\s*(?P<op>=~|!~|!=|=)\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>[^",{}\s]*))\s*(?:,|$)"""
+    r"""\s*(?P<name>[A-Za-z_][A-Za-z0-9_]*)\s*(?P<op>=~|!~|!=|=)\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>[^",{}=\s]*))\s*(?:,|$)"""
 )
 _HEAD = re.compile(r"\s*(?P<metric>[A-Za-z_:][A-Za-z0-9_:]*)\s*(?:\{(?P<body>.*)\}\s*)?$", re.DOTALL)
 _ESCAPE = re.compile(r"\\(.)")

@@ -245,11 +245,11 @@ class Store:
 
     def digest(self, seen_from_ns: Nanos, seen_to_ns: Nanos, *, select: Select = None) -> str:
         """Digest of the rows of a range: the same however they lie on disk."""
-        hasher = hashlib.blake2b(digest_size=16)
+        hasher, names = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
         named = 0
         for b in self.read(seen_from_ns, seen_to_ns, select=select):
             for key in b.keys[named:]:
-                hasher.update(f"{key}\n".encode("utf-8", "surrogatepass"))
+                names.update(f"{key}\n".encode("utf-8", "surrogatepass"))
             named = len(b.keys)
             rows = np.empty(
                 len(b), [("series", "<i8"), ("time", "<i8"), ("seen", "<i8"), ("real", "<i8"), ("v", "<i8")]
@@ -257,6 +257,7 @@ class Store:
             rows["series"], rows["time"], rows["seen"] = b.series, b.time_ns, b.seen_ns
             rows["real"], rows["v"] = b.value.dtype.kind == "f", b.value.view(np.int64)
             hasher.update(rows.tobytes())
+        hasher.update(names.digest())
         return hasher.hexdigest()
 
     # -- care

@@ -59,7 +59,7 @@ def check_version(root: Path, *, create: bool) -> None:
     head = root / "store.json"
     try:
         found = msgspec.json.decode(head.read_bytes(), type=_Head)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         _create(root, create)
         return
     except (msgspec.MsgspecError, OSError) as error:
@@ -71,6 +71,8 @@ def check_version(root: Path, *, create: bool) -> None:
 
 
 def _create(root: Path, create: bool) -> None:
+    if root.exists() and not root.is_dir():
+        raise StoreError(f"{root}: expected a folder, got a file")
     if not create:
         raise StoreError(
             f"{root}: expected a store, got {'a folder without store.json' if root.is_dir() else 'nothing'}"
