@@ -94,8 +94,10 @@ class Case:
         self, signatures: tuple[Signature, ...], known: Mapping[tuple[int, int], Nanos], now_ns: Nanos
     ) -> tuple[Cause, ...]:
         """Causes as of `now_ns`."""
-        lasted = now_ns - self.opened_ns if self.incident else 0
-        facts = Facts(self.tracks, known, lasted, self.bypassed and not self.kernel_path, frozenset(self.doubts))
+        opened = self.opened_ns if self.incident else 0
+        facts = Facts(
+            self.tracks, known, opened, now_ns, self.bypassed and not self.kernel_path, frozenset(self.doubts)
+        )
         return rank_facts(signatures, facts)
 
     def onset(self, signatures: tuple[Signature, ...], s: int | None) -> Nanos:

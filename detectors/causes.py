@@ -23,6 +23,8 @@ CAP_UNPROVEN = 0.5
 LEAST = 0.02
 """Causes below this confidence are not named."""
 
+SECOND = 1_000_000_000
+LATE_NS = 3 * SECOND
 KERNEL_BYPASSED = ("kernel",)
 QUALITY = (
     ("capture_drops", 1.0, 0.8, "the capture dropped packets"),
@@ -36,14 +38,15 @@ QUALITY = (
 class Facts:
     """What one incident has shown so far.
 
-    `lasted_ns` is for how long it has gone on (0: not known). `tracks` maps (signature, evidence, channel) to what was
+    `opened_ns` is when the incident was opened (0: not yet), `now_ns` how late it is. `tracks` maps (signature, evidence, channel) to what was
     seen; `known` says since when a series that a piece of evidence selects is watched; `bypassed` that the flows
     concerned bypass the kernel's network stack; `quality` names what is wrong with the measurement itself.
     """
 
     tracks: dict[tuple[int, int, str], Track]
     known: Mapping[tuple[int, int], Nanos]
-    lasted_ns: Nanos = 0
+    opened_ns: Nanos = 0
+    now_ns: Nanos = 0
     bypassed: bool = False
     quality: frozenset[str] = frozenset()
 
@@ -110,7 +113,7 @@ def _score(
         if item.role == "required":
             group = item.group or f"#{i}"
             needs[group] = needs.get(group, False) or bool(seen)
-        much = _persistence(seen, item, facts.lasted_ns)
+        much = _persistence(seen, item, facts)
         if item.role == "quiet":
             if seen:
                 total -= much * item.weight
@@ -129,15 +132,18 @@ def _score(
     return total, because, against
 
 
-def _persistence(seen: Sequence[Track], item: Evidence, lasted_ns: Nanos) -> float:
+def _persistence(seen: Sequence[Track], item: Evidence, facts: Facts) -> float:
     """How much of its weight evidence has: all of it if it spans half of the time that the incident has lasted.
 
-    What came and went while the incident goes on is a coincidence more often than its cause.
+    What came and went while the incident goes on is a coincidence more often than its cause, and so is what began
+    when the incident had long been open.
     """
-    if not seen or lasted_ns <= 0:
+    if not seen or not facts.opened_ns:
         return 1.0
-    span = max(t.last_ns - t.first_ns + max(item.hold[1] * t.window_ns, 1_000_000_000) for t in seen)
-    return min(1.0, 2.0 * span / lasted_ns)
+    span = max(t.last_ns - t.first_ns + max(item.hold[1] * t.window_ns, SECOND) for t in seen)
+    share = min(1.0, 2.0 * span / max(facts.now_ns - facts.opened_ns, 1))
+    late = min(t.first_ns for t in seen) - facts.opened_ns > LATE_NS
+    return 0.5 * share if late else share
 
 
 def place_of(signature: Signature, s: int, by: Mapping[tuple[int, int], list[Track]]) -> dict[str, str]:
@@ -221,4 +227,4 @@ def rank(
         for s, i, item in items:
             if item.selects(series, item.column):
                 known.setdefault((s, i), 0)
-    return rank_facts(chosen, Facts(tracks, known, 0, bypass))
+    return rank_facts(chosen, Facts(tracks, known, bypassed=bypass))

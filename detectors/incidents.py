@@ -20,6 +20,7 @@ from telemetry.types import Alert, Cause, Incident, IncidentChange, Nanos, Panel
 __all__ = ["Grouper"]
 
 SECOND = 1_000_000_000
+LIKELY = 0.45
 
 
 class Grouper:
@@ -202,7 +203,7 @@ class Grouper:
         kinds = {self.signatures[s].kind for s in ready}
         if not any(c.kind in kinds for c in causes):
             return []
-        if causes[0].kind == "unknown" and "unknown" not in kinds and not self._plausible(causes, kinds):
+        if causes[0].kind not in kinds and not self._plausible(causes, kinds):
             return []
         case.ranked_ns = case.opened_ns = now
         partner = self._partner(case, causes[0], now)
@@ -219,7 +220,7 @@ class Grouper:
 
     @staticmethod
     def _plausible(causes: tuple[Cause, ...], kinds: set[str]) -> bool:
-        return any(c.kind in kinds and c.confidence >= 0.2 for c in causes)
+        return any(c.kind in kinds and c.confidence >= LIKELY for c in causes)
 
     def _rerank(self, case: Case, now: Nanos) -> list[IncidentChange]:
         old = case.incident
