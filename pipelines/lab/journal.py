@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -48,7 +49,7 @@ class Journal:
     path : Path
     data : dict
         ``owner`` [pid, start], ``settings`` [[path, old value], ...] in order of change, ``spaces``
-        (network namespaces), ``processes`` [[pid, start], ...], ``files`` (to be deleted).
+        (network namespaces), ``processes`` [[pid, start], ...], ``files`` (files and folders to be deleted).
     """
 
     def __init__(self, path: Path, data: dict[str, Any]) -> None:
@@ -104,7 +105,7 @@ class Journal:
         self.sync()
 
     def file(self, path: Path) -> None:
-        """Note a scratch file to be deleted."""
+        """Note a scratch file or folder to be deleted."""
         self.data["files"].append(str(path))
         self.sync()
 
@@ -162,6 +163,7 @@ class Journal:
             if done.returncode and Path("/run/netns", name).exists():
                 trouble.append(f"namespace {name}: {done.stderr.strip()}")
         for path in self.data["files"]:
+            shutil.rmtree(path, ignore_errors=True)
             with contextlib.suppress(OSError):
                 os.unlink(path)
         if not trouble:

@@ -44,6 +44,7 @@ def turn(alone: bool) -> Iterator[None]:
     with open(state_dir() / "lock", "w") as f:
         fcntl.flock(f, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         yield
+    time.sleep(0.3)  # let another lab that waits for its turn have it
 
 
 @contextlib.contextmanager
@@ -93,6 +94,7 @@ def record(scenario: Scenario, seed: str, seconds: float, out: Path, rate: float
         run_id = f"{os.getpid() % 0x10000:04x}{secrets.token_hex(2)}"
         journal = Journal.open_new(run_id)
         scratch = Path(tempfile.mkdtemp(prefix=f"tw{run_id}-", dir=out))
+        journal.file(scratch)
         dog = guard(journal)
         rng = random.Random(f"{scenario.name}:{seed}")
         run = Run(Net(run_id, journal, relay=scenario.relay), journal, rng, scratch)

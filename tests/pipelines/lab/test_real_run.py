@@ -156,4 +156,4 @@ def test_a_killed_run_leaves_nothing_behind(tmp_path: Path, how: signal.Signals)
         child.kill()
     if how != signal.SIGKILL:
         assert child.returncode not in (0, None)
-        assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
