@@ -42,6 +42,7 @@ class Counters:
     errors: int = 0
     late_ns: int = 0
     step_ns: list[int] = field(default_factory=list)
+    step_total_ns: int = 0
     watermark_ns: Nanos = 0
     last_success_ns: Nanos = 0
     dropped: int = 0
@@ -161,7 +162,9 @@ class Watcher:
             self.engine.push(events)
             self.counters.events += len(events)
         self._step()
-        self.counters.step_ns.append(time.perf_counter_ns() - begun)
+        took = time.perf_counter_ns() - begun
+        self.counters.step_total_ns += took
+        self.counters.step_ns.append(took)
         del self.counters.step_ns[:-1000]
 
     def _follow_store(self) -> None:

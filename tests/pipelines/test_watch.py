@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from pipelines.config import Http
+from pipelines.http import serve
+from pipelines.state import StateDB
+from telemetry.errors import ConfigError
+from telemetry.store import Store
+
+ROOT = Path(__file__).parents[2]
+PORT = 19000 + os.getpid() % 900
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """A real service over this host's /proc: (folder, its metrics, what it said), stopped by SIGTERM."""
+    folder = tmp_path_factory.mktemp("watch")
+    command = [sys.executable, "-m", "pipelines.cli", "watch", "--listen", f"127.0.0.1:{PORT}", "--host", 'a"b\\c']
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, cwd=folder, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=environment)
+    metrics = ""
+    for _ in range(600):
+        time.sleep(0.2)
+        try:
+            if httpx.get(f"http://127.0.0.1:{PORT}/readyz").status_code == 200:
+                metrics = httpx.get(f"http://127.0.0.1:{PORT}/metrics").text
+                if float(re.findall(r"^tailwatch_samples_scored_total (\S+)", metrics, re.M)[0]) > 5000:
+                    break
+        except httpx.HTTPError:
+            if process.poll() is not None:
+                break
+    assert httpx.get(f"http://127.0.0.1:{PORT}/healthz").text == "ok\n"
+    assert httpx.get(f"http://127.0.0.1:{PORT}/../etc/passwd").status_code == 404
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, said
+    return folder, metrics, said
+
+
+def test_it_samples_scores_and_stops_gracefully(service: tuple[Path, str, str]) -> None:
+    folder, metrics, said = service
+    assert "stopped:" in said
+    assert "Traceback" not in said
+    with Store(folder / "tailwatch-data" / "store", create=False) as store:
+        assert list(store.hosts()) == ['a"b\\c']
+        stored = sum(len(b) for b in store.read(0, 2**62))
+    assert stored >= float(re.findall(r"^tailwatch_samples_scored_total (\S+)", metrics, re.M)[0])
+    with StateDB(folder / "tailwatch-data" / "state.db", create=False) as state:
+        (part,) = state.parts()
+        assert part["checkpoint_path"]
+        assert json.loads(part["offsets"])
+
+
+@pytest.mark.service
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="Debian package prometheus")
+def test_metrics_rules_and_dashboard_hold_before_promtool(service: tuple[Path, str, str]) -> None:
+    done = subprocess.run(["promtool", "check", "metrics"], input=service[1], text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rules = subprocess.run(["promtool", "check", "rules", ROOT / "deploy" / "alert-rules.yml"], capture_output=True)
+    assert rules.returncode == 0
+    dashboard = json.loads((ROOT / "deploy" / "grafana-dashboard.json").read_text())
+    used = set(re.findall(r"tailwatch_\w+", json.dumps(dashboard) + (ROOT / "deploy" / "alert-rules.yml").read_text()))
+    known = {re.split(r"[{ ]", line)[0] for line in service[1].splitlines() if not line.startswith("#")}
+    assert used <= known
+
+
+def test_it_does_not_listen_to_the_world_without_token_and_tls() -> None:
+    with pytest.raises(ConfigError, match="loopback"):
+        serve(None, Http(listen="0.0.0.0:19999"))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="cannot listen"):
+        serve(None, Http(listen="127.0.0.1:notaport"))  # type: ignore[arg-type]
