@@ -1,11 +1,12 @@
 """Surprise: -log10 of a tail probability, calibrated online from a channel's own past.
 
-Peaks over threshold on a sliding window: the threshold is the window's 95 % quantile, excesses over it
-follow a generalised Pareto law fitted by moments (Siffer et al., KDD 2017; Hosking & Wallis 1987), and what
-has happened before is never called rarer than it was (the *precedent rule*).
+Peaks over threshold: the threshold is the 95 % quantile of the past, excesses over it follow a generalised Pareto
+law fitted by moments (Siffer et al., KDD 2017; Hosking & Wallis, Technometrics 1987), and what has happened before
+is never called rarer than it was (the *precedent rule*).
 
-The window's largest values are kept sorted, so a step costs two binary searches on a few hundred numbers
-instead of a sort of thousands. All arrays are plain and can be stored as they are.
+The past is the generation of 5,000 values that is being filled and the one before it. Of each only the largest values
+are kept, sorted: a step costs a comparison, rarely an insertion, instead of a sort of thousands, and an incident is
+forgotten when its generation is. All arrays are plain and can be stored as they are.
 """
 
 from __future__ import annotations
@@ -14,25 +15,33 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from telemetry.types import Float64, Int8, State
+from telemetry.errors import StoreError
+from telemetry.types import Float64, Int8, Int64, State
 
 __all__ = [
     "FIT",
+    "GENERATION",
+    "GENERATIONS",
+    "KEEP",
+    "REFIT_EVERY",
+    "WARM_UP",
     "Calibrator",
     "gpd_surprise",
-    "tail_drop",
-    "tail_insert",
+    "tail_put",
     "tail_refit",
-    "tail_refresh",
     "tail_score",
 ]
 
 FIT = 4
-"""Columns of a fit: threshold, shape, scale, log10 of the rate of excesses."""
+"""Numbers of a fit: threshold, shape, scale, log10 of the rate of excesses."""
 
+GENERATION = 5_000
+GENERATIONS = 2
+KEEP = 320
 TAIL_SHARE = 0.05
 SHAPE_MAX = 0.4
 SCALE_FLOOR = 0.02
+PRECEDENT = 0.8
 REFIT_EVERY = 40
 WARM_UP = 128
 
@@ -60,173 +69,151 @@ def _first_not_below(top: NDArray[np.float32], n: int, value: float) -> int:
 
 
 @njit(cache=True, nogil=True)
-def tail_insert(top: NDArray[np.float32], n: int, held_all: bool, value: float) -> int:
-    """Put a new value of the window among its largest ones, kept ascending in ``top[:n]``.
-
-    `held_all` says that the window had no values outside of `top`. Returns the new `n`.
-    """
+def tail_put(top: NDArray[np.float32], n: int, value: float) -> int:
+    """Keep a value if it is among the largest of its generation (``top[:n]``, ascending). Returns the new `n`."""
     size = len(top)
     if n < size:
-        if not held_all and n > 0 and value < top[0]:
-            return n
-        if not held_all and n == 0:
-            return 0
         at = _first_not_below(top, n, value)
         for j in range(n, at, -1):
             top[j] = top[j - 1]
         top[at] = value
         return n + 1
-    if value <= top[0]:
-        return n
-    at = _first_not_below(top, n, value) - 1
-    for j in range(at):
-        top[j] = top[j + 1]
-    top[at] = value
+    if value > top[0]:
+        at = _first_not_below(top, n, value) - 1
+        for j in range(at):
+            top[j] = top[j + 1]
+        top[at] = value
     return n
 
 
 @njit(cache=True, nogil=True)
-def tail_drop(top: NDArray[np.float32], n: int, value: float) -> int:
-    """Take a value that left the window out of its largest ones, if it was among them. Returns the new `n`."""
-    if n == 0 or value < top[0]:
-        return n
-    at = _first_not_below(top, n, value)
-    if at == n or top[at] != value:
-        return n
-    for j in range(at, n - 1):
-        top[j] = top[j + 1]
-    return n - 1
+def tail_refit(
+    top: NDArray[np.float32], held: NDArray[np.int32], counts: Int64, spread: float, fit: NDArray[np.float64]
+) -> None:
+    """Fit threshold and generalised Pareto law to the largest values of all generations.
 
+    The threshold is never below what every full generation still knows completely. The scale is floored at 2 % of
+    `spread`, so that a nearly constant series does not make every change infinite.
 
-@njit(cache=True, nogil=True)
-def tail_refresh(top: NDArray[np.float32], window: NDArray[np.float32], count: int, sign: float) -> int:
-    """Gather the largest values of ``sign * window[:count]`` anew (rare: the old ones have aged out)."""
-    ordered = np.sort(np.float32(sign) * window[:count])
-    n = min(len(top), count)
-    top[:n] = ordered[count - n :]
-    return n
-
-
-@njit(cache=True, nogil=True)
-def tail_refit(top: NDArray[np.float32], n: int, count: int, spread: float, fit: NDArray[np.float64]) -> None:
-    """Fit threshold and generalised Pareto law to the largest values of a window of `count`.
-
-    The scale is floored at 2 % of `spread`, so that a constant series does not make all change infinite.
+    Parameters
+    ----------
+    top : (generations, KEEP) float32
+    held : (generations,) int32
+    counts : (generations,) int64
+        Values that each generation has seen.
+    spread : float
+        Standard deviation of the values.
+    fit : (FIT,) float64
+        Written.
     """
-    k = min(n - 1, max(int(TAIL_SHARE * count), 1))
-    if k < 1:
-        return
-    t = float(top[n - 1 - k])
-    over, total, square = 0, 0.0, 0.0
-    for j in range(n - k, n):
-        e = float(top[j]) - t
-        if e > 0.0:
+    total, known = 0, -np.inf
+    for g in range(len(counts)):
+        total += counts[g]
+        if counts[g] > held[g] > 0:
+            known = max(known, float(top[g, 0]))
+    at = held.copy()
+    t = 0.0
+    for _ in range(max(int(TAIL_SHARE * total), 1) + 1):
+        best = -1
+        for g in range(len(counts)):
+            if at[g] > 0 and (best < 0 or top[g, at[g] - 1] > top[best, at[best] - 1]):
+                best = g
+        if best < 0:
+            break
+        at[best] -= 1
+        t = float(top[best, at[best]])
+        if t <= known:
+            t = known
+            break
+    over, mean, square = 0, 0.0, 0.0
+    for g in range(len(counts)):
+        j = held[g] - 1
+        while j >= 0 and top[g, j] > t:
+            e = float(top[g, j]) - t
             over += 1
-            total += e
+            mean += e
             square += e * e
+            j -= 1
     shape, scale = 0.0, 0.0
     if over > 0:
-        mean = total / over
+        mean /= over
         var = square / over - mean * mean
-        if var > 1e-12 * mean * mean and over > 2:
-            ratio = mean * mean / var
-            shape = min(max(0.5 * (1.0 - ratio), 0.0), SHAPE_MAX)
+        if over > 2 and var > 1e-12 * mean * mean:
+            shape = min(max(0.5 * (1.0 - mean * mean / var), 0.0), SHAPE_MAX)
         scale = mean * (1.0 - shape)
-    floor = max(SCALE_FLOOR * spread, 1e-9 * abs(t), 1e-12)
     fit[0] = t
     fit[1] = shape
-    fit[2] = max(scale, floor)
-    fit[3] = np.log10((over + 1.0) / (count + 1.0))
+    fit[2] = max(scale, SCALE_FLOOR * spread, 1e-9 * abs(t), 1e-12)
+    fit[3] = np.log10((over + 1.0) / (total + 1.0))
 
 
 @njit(cache=True, nogil=True)
 def tail_score(
-    value: float, top: NDArray[np.float32], n: int, count: int, seen: int, fit: NDArray[np.float64]
+    value: float, top: NDArray[np.float32], held: NDArray[np.int32], total: int, seen: int, fit: NDArray[np.float64]
 ) -> float:
     """Surprise of a value over the threshold, 0 below it.
 
-    Precedent rule: if some of the window reached 80 % of the way from the threshold to this value, the
-    tail probability is at least their share. Never more than 1.5 log10 of the values seen, as no history
-    supports more.
+    Precedent rule: if some past values reached 80 % of the way from the threshold to this one, the tail probability
+    is at least their share. Never more than 1.5 log10 of the values seen, as no history supports more.
     """
     t = fit[0]
     if not value > t:
         return 0.0
     s = gpd_surprise(value, t, fit[1], fit[2], fit[3])
-    before = n - _first_not_below(top, n, t + 0.8 * (value - t))
+    bar = t + PRECEDENT * (value - t)
+    before = 0
+    for g in range(len(held)):
+        before += held[g] - _first_not_below(top[g], held[g], bar)
     if before > 0:
-        s = min(s, -np.log10((before + 1.0) / (count + 1.0)))
+        s = min(s, -np.log10((before + 1.0) / (total + 1.0)))
     return max(min(s, 1.5 * np.log10(seen + 1.0)), 0.0)
 
 
 @njit(cache=True, nogil=True)
 def _calibrate(
     raw: Float64,
-    both: bool,
-    window: NDArray[np.float32],
+    generation: int,
     top: NDArray[np.float32],
-    held: NDArray[np.int64],
-    seen: NDArray[np.int64],
+    held: NDArray[np.int32],
+    counts: Int64,
+    seen: Int64,
+    moments: Float64,
     fit: Float64,
     surprise: Float64,
     side: Int8,
 ) -> None:
-    size = window.shape[1]
+    sides = top.shape[1]
     for c in range(raw.shape[1]):
         for w in range(raw.shape[0]):
             x = raw[w, c]
             if not np.isfinite(x):
                 continue
-            count = min(seen[c], size)
             if seen[c] >= WARM_UP:
-                best = tail_score(x, top[c, 0], held[c, 0], count, seen[c], fit[c, 0])
+                total = counts[c].sum()
+                best = tail_score(x, top[c, 0], held[c, 0], total, seen[c], fit[c, 0])
                 where = 1 if best > 0.0 else 0
-                if both:
-                    low = tail_score(-x, top[c, 1], held[c, 1], count, seen[c], fit[c, 1])
+                if sides > 1:
+                    low = tail_score(-x, top[c, 1], held[c, 1], total, seen[c], fit[c, 1])
                     if low > best:
                         best, where = low, -1
                     best = max(best - 0.3010299956639812, 0.0)
                 surprise[w, c] = best
                 side[w, c] = where
-            _learn(float(np.float32(x)), c, both, window, top, held, seen, fit)
-
-
-@njit(cache=True, nogil=True)
-def _learn(
-    value: float,
-    c: int,
-    both: bool,
-    window: NDArray[np.float32],
-    top: NDArray[np.float32],
-    held: NDArray[np.int64],
-    seen: NDArray[np.int64],
-    fit: Float64,
-) -> None:
-    size = window.shape[1]
-    at = seen[c] % size
-    full = seen[c] >= size
-    old = float(window[c, at])
-    window[c, at] = value
-    seen[c] += 1
-    count = min(seen[c], size)
-    refit = seen[c] >= WARM_UP and seen[c] % REFIT_EVERY == WARM_UP % REFIT_EVERY
-    spread = 0.0
-    for s in range(2 if both else 1):
-        sign = 1.0 - 2.0 * s
-        n = held[c, s]
-        before = count if full else count - 1
-        all_held = n == before
-        if full:
-            n = tail_drop(top[c, s], n, sign * old)
-            all_held = n == count - 1
-        n = tail_insert(top[c, s], n, all_held, sign * value)
-        if n < min(count, int(TAIL_SHARE * count) + 2):
-            n = tail_refresh(top[c, s], window[c], count, sign)
-        held[c, s] = n
-    if refit:
-        spread = float(np.std(window[c, :count]))
-        for s in range(2 if both else 1):
-            tail_refit(top[c, s], held[c, s], count, spread, fit[c, s])
+            g = (seen[c] // generation) % GENERATIONS
+            if seen[c] % generation == 0:
+                counts[c, g] = 0
+                held[c, :, g] = 0
+            counts[c, g] += 1
+            seen[c] += 1
+            gain = max(1.0 / seen[c], 1.0 / generation)
+            d = x - moments[c, 0]
+            moments[c, 0] += gain * d
+            moments[c, 1] += gain * (d * d * (1.0 - gain) - moments[c, 1])
+            for s in range(sides):
+                held[c, s, g] = tail_put(top[c, s, g], held[c, s, g], x if s == 0 else -x)
+            if seen[c] >= WARM_UP and (seen[c] - WARM_UP) % REFIT_EVERY == 0:
+                for s in range(sides):
+                    tail_refit(top[c, s], held[c, s], counts[c], np.sqrt(max(moments[c, 1], 0.0)), fit[c, s])
 
 
 class Calibrator:
@@ -237,8 +224,8 @@ class Calibrator:
     channels : int
     both : bool
         Whether low values surprise too (then the two tails share the probability).
-    window : int
-        How many past values a channel is compared with.
+    generation : int
+        A value is remembered for one to two generations.
 
     Examples
     --------
@@ -249,15 +236,19 @@ class Calibrator:
     (True, True, 1)
     """
 
-    def __init__(self, channels: int, *, both: bool = False, window: int = 3000) -> None:
-        self.both = bool(both)
-        keep = max(int(2 * TAIL_SHARE * window), 16)
+    _FIELDS = ("top", "held", "counts", "seen", "moments", "fit")
+
+    def __init__(self, channels: int, *, both: bool = False, generation: int = GENERATION) -> None:
         sides = 2 if both else 1
-        self._window = np.zeros((channels, window), np.float32)
-        self._top = np.zeros((channels, sides, keep), np.float32)
-        self._held = np.zeros((channels, sides), np.int64)
-        self._seen = np.zeros(channels, np.int64)
-        self._fit = np.zeros((channels, sides, FIT))
+        self._generation = int(generation)
+        self._state: dict[str, NDArray[np.generic]] = {
+            "top": np.zeros((channels, sides, GENERATIONS, KEEP), np.float32),
+            "held": np.zeros((channels, sides, GENERATIONS), np.int32),
+            "counts": np.zeros((channels, GENERATIONS), np.int64),
+            "seen": np.zeros(channels, np.int64),
+            "moments": np.zeros((channels, 2)),
+            "fit": np.zeros((channels, sides, FIT)),
+        }
 
     def advance(self, raw: Float64) -> tuple[Float64, Int8]:
         """Score then learn, row by row.
@@ -276,27 +267,31 @@ class Calibrator:
         raw = np.ascontiguousarray(raw, dtype=np.float64)
         surprise = np.full(raw.shape, np.nan)
         side = np.zeros(raw.shape, np.int8)
-        _calibrate(raw, self.both, self._window, self._top, self._held, self._seen, self._fit, surprise, side)
+        _calibrate(raw, self._generation, *(self._state[f] for f in self._FIELDS), surprise, side)
         return surprise, side
 
-    def take(self, source: NDArray[np.int64]) -> None:
+    def take(self, source: Int64) -> None:
         """Reorder the channels: channel i becomes old channel ``source[i]``, or a cold one where that is -1."""
         source = np.asarray(source, np.int64)
-        for name in ("_window", "_top", "_held", "_seen", "_fit"):
-            old = getattr(self, name)
+        for name, old in self._state.items():
             new = np.zeros((len(source), *old.shape[1:]), old.dtype)
             new[source >= 0] = old[source[source >= 0]]
-            setattr(self, name, new)
+            self._state[name] = new
 
     def snapshot(self) -> State:
-        return {
-            "window": self._window.copy(),
-            "top": self._top.copy(),
-            "held": self._held.copy(),
-            "seen": self._seen.copy(),
-            "fit": self._fit.copy(),
-        }
+        return {name: self._state[name].copy() for name in self._FIELDS}
 
     def restore(self, state: State) -> None:
-        for name in ("window", "top", "held", "seen", "fit"):
-            setattr(self, "_" + name, np.array(state[name]))
+        """Continue exactly where `snapshot` was taken.
+
+        Raises
+        ------
+        StoreError
+            If the shapes are not those of this calibrator.
+        """
+        for name in self._FIELDS:
+            if state[name].shape[1:] != self._state[name].shape[1:]:
+                raise StoreError(
+                    f"calibrator: {name} of shape {state[name].shape}, expected (n, {self._state[name].shape[1:]})"
+                )
+            self._state[name] = np.array(state[name], self._state[name].dtype)
