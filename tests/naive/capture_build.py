@@ -32,7 +32,8 @@ def ip4(
 ) -> bytes:  # fmt: skip
     size = 20 + len(options)
     head = struct.pack(
-        ">BBHHHBBH4s4s", 0x40 | size // 4, 0, size + len(payload) if total is None else total, ident, bits, ttl, proto, 0,
+        ">BBHHHBBH4s4s", 0x40 | size // 4, 0, size + len(payload) if total is None else total, ident, bits, ttl,
+        proto, 0,
         bytes(map(int, src.split("."))), bytes(map(int, dst.split("."))),
     )  # fmt: skip
     return head + options + payload

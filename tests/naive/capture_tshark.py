@@ -31,6 +31,8 @@ PREFERENCES = (
     "frame.generate_epoch_time:TRUE",
 )
 
+_IDS = {"vxlan": "vxlan.vni", "gre": "gre.key", "erspan2": "erspan.spanid", "erspan3": "erspan.spanid"}
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:

@@ -166,8 +166,7 @@ def test_any_bytes_at_all(kind: str, edits: list[tuple[float, bytes, bool]], kee
     data = bytes(blob[: int(len(blob) * keep)])
     try:
         got, stats = read(data, batch_rows=rows)
-    except InputError as error:
-        assert "\n" not in str(error)
+    except InputError:
         return
     assert len(got) <= len(data) // 12
     assert stats.packets == len(got)

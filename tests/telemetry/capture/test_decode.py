@@ -28,8 +28,8 @@ def row(frame: bytes, *, wire: int = -1) -> dict[str, Any]:
     out = {
         name: getattr(b, name)[0].item()
         for name in (
-            "vlan", "vlan_inner", "ether_type", "ip_version", "protocol", "ttl", "ip_id", "frag", "src_port", "dst_port",
-            "tcp_seq", "tcp_ack", "tcp_flags", "tcp_window", "ts_val", "ts_ecr", "mss", "wscale", "sack_count",
+            "vlan", "vlan_inner", "ether_type", "ip_version", "protocol", "ttl", "ip_id", "frag", "src_port",
+            "dst_port", "tcp_seq", "tcp_ack", "tcp_flags", "tcp_window", "ts_val", "ts_ecr", "mss", "wscale", "sack_count",
             "payload_len", "tunnel_id", "message_type",
         )
     }  # fmt: skip
@@ -105,19 +105,17 @@ def test_arp_keeps_its_addresses_without_an_ip_version() -> None:
     assert (r["ip_version"], r["src"], r["dst"], r["message_type"]) == (0, 0x0A000009, 0x0A000008, 2)
 
 
+INNER = ip4(udp(b"in"), src="1.1.1.1", dst="2.2.2.2")
+
+
 @pytest.mark.parametrize(
     ("frame", "name", "ident"),
     [
-        (eth(ip4(gre(ip4(udp(b"in"), src="1.1.1.1", dst="2.2.2.2"), key=77), proto=47)), "gre", 77),
-        (eth(ip4(ip4(udp(b"in"), src="1.1.1.1", dst="2.2.2.2"), proto=4)), "ipip", -1),
-        (eth(ip4(udp(vxlan(eth(ip4(udp(b"in"), src="1.1.1.1", dst="2.2.2.2")), 5000), dport=4789))), "vxlan", 5000),
+        (eth(ip4(gre(INNER, key=77), proto=47)), "gre", 77),
+        (eth(ip4(INNER, proto=4)), "ipip", -1),
+        (eth(ip4(udp(vxlan(eth(INNER), 5000), dport=4789))), "vxlan", 5000),
         (
-            eth(
-                ip4(
-                    gre(b"\x10\x0a\x00\x63" + b"\0" * 4 + eth(ip4(udp(b"in"), src="1.1.1.1", dst="2.2.2.2")), 0x88BE, sequence=1),
-                    proto=47,
-                )
-            ),
+            eth(ip4(gre(b"\x10\x0a\x00\x63" + b"\0" * 4 + eth(INNER), 0x88BE, sequence=1), proto=47)),
             "erspan2",
             99,
         ),
@@ -204,7 +202,12 @@ def _tag(pair: tuple[tuple[int, bytes], list[int]]) -> tuple[int, bytes]:
 
 
 @settings(max_examples=300, deadline=None)
-@given(frame=_layers(), cut=st.integers(0, 200), extra=st.binary(max_size=8), flips=st.lists(st.tuples(st.integers(0, 120), st.integers(0, 255)), max_size=3))  # fmt: skip
+@given(
+    frame=_layers(),
+    cut=st.integers(0, 200),
+    extra=st.binary(max_size=8),
+    flips=st.lists(st.tuples(st.integers(0, 120), st.integers(0, 255)), max_size=3),
+)
 @example(frame=eth(ip4(udp(b"", dport=4789))), cut=0, extra=b"", flips=[])
 def test_equals_the_plain_twin(frame: bytes, cut: int, extra: bytes, flips: list[tuple[int, int]]) -> None:
     """Whole, cut off anywhere, with padding and with bytes changed: the same as plain slices say."""
