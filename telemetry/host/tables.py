@@ -69,9 +69,9 @@ def interrupts(rows: Sequence[Line]) -> list[Field]:
 
 
 def _action(words: list[str]) -> str:
-    """Device action: what follows the trigger (``5-edge``; ``27 Level``), or the last word."""
+    """Device action: what follows the trigger (``5-edge``, ``PCI-MSI-edge``, ``27 Level``)."""
     for i, word in enumerate(words):
-        if re.fullmatch(r"(\d+-)?(edge|level|Edge|Level|fasteoi|None)", word):
+        if re.fullmatch(r"(\S+-)?(edge|level|fasteoi|none)", word, re.IGNORECASE):
             return " ".join(words[i + 1 :])
     return " ".join(words[2:]) if len(words) > 2 else ""
 

@@ -374,7 +374,7 @@ def test_really_full_disk(tmp_path: Path) -> None:
         assert store.dropped > 0
         assert len(flat(Store(mount / "s"))) + store.dropped == 60_000
     finally:
-        subprocess.run(["umount", mount])
+        subprocess.run(["umount", "-l", mount])
 
 
 def test_read_by_others_as_it_lies(tmp_path: Path) -> None:

@@ -1,0 +1,309 @@
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from telemetry.errors import ConfigError
+from telemetry.harvest import Harvester
+from telemetry.types import Events, SeriesKey
+
+FIXTURES = Path(__file__).parents[1] / "fixtures/proc"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    shutil.copytree(FIXTURES / "linux-5.14", tmp_path / "root", symlinks=True)
+    return tmp_path / "root"
+
+
+def values(batches: list[Events]) -> dict[str, float]:
+    """The samples of one tick by name; no series twice."""
+    out: dict[str, float] = {}
+    for b in batches:
+        for s, v in zip(b.series.tolist(), b.value.tolist(), strict=True):
+            name = str(b.keys[s])
+            assert name not in out
+            out[name] = v
+    return out
+
+
+def harvester(root: Path, **options: object) -> Harvester:
+    return Harvester(root, host="h", **options)  # type: ignore[arg-type]
+
+
+EXPECTED = {
+    "linux-3.10": {
+        'irq_total{host="h",cpu="3",irq="88",name="eth0-rx-0"}': 3,
+        'irq_total{host="h",cpu="0",irq="LOC"}': 4294967290,
+        'softirq_total{host="h",cpu="3",type="NET_RX"}': 400,
+        'cpu_ticks_total{host="h",cpu="3",mode="idle"}': 1000,
+        'sched_wait_ns_total{host="h",cpu="3"}': 888,
+        'softnet_processed_total{host="h",cpu="3"}': 18,
+        'softnet_squeezed_total{host="h",cpu="1"}': 2,
+        'netstat_Udp_RcvbufErrors_total{host="h"}': 9,
+        'netstat_Tcp_CurrEstab{host="h"}': 3,
+        'netstat_TcpExt_TCPTimeouts_total{host="h"}': 2,
+        'nic_rx_dropped_total{host="h",device="eth0"}': 1,
+        'vmstat_nr_free_pages{host="h"}': 1000,
+        'vmstat_nr_dirtied_total{host="h"}': 50,
+        'vmstat_pgfault_total{host="h"}': 123456,
+        'meminfo_Active_anon_bytes{host="h"}': 102400,
+        'meminfo_HugePages_Total{host="h"}': 5,
+        'disk_writes_total{host="h",device="sda"}': 30,
+        'context_switches_total{host="h"}': 12345,
+        'interrupts_total{host="h"}': 500,
+    },
+    "linux-5.14": {
+        'irq_total{host="h",cpu="1",irq="131",name="ens1f0-TxRx-1"}': 54321,
+        'softnet_dropped_total{host="h",cpu="0"}': 2,
+        'softnet_backlog{host="h",cpu="0"}': 3,
+        'pressure_stall_us_total{host="h",kind="full",resource="io"}': 3000000,
+        'conntrack_drop_total{host="h",cpu="1"}': 16,
+        'conntrack_entries{host="h"}': 18,
+        'conntrack_limit{host="h"}': 65536,
+        'udp_socket_drops_total{host="h",port="5000"}': 7,
+        'udp_socket_rx_queue_bytes{host="h",port="5000"}': 4096,
+        'udp_socket_drops_total{host="h",netns="4026532001",port="6000"}': 1,
+        'netstat_Udp_InErrors_total{host="h",netns="4026532001"}': 2,
+        'nic_rx_missed_total{host="h",device="ens1f0"}': 17,
+        'nic_carrier_changes_total{host="h",device="ens1f0"}': 4,
+        'netstat_Udp6_RcvbufErrors_total{host="h"}': 1,
+        'sockstat_TCP_mem{host="h"}': 3,
+        'disk_flush_ms_total{host="h",device="nvme0n1"}': 11,
+        'disk_inflight{host="h",device="nvme0n1"}': 2,
+        'node_numa_miss_total{host="h",node="0"}': 5,
+        'power_frequency_hz{host="h",cpu="0"}': 3_500_000_000,
+        'power_idle_us_total{host="h",cpu="0",state="C1E"}': 777,
+        'thermal_core_throttle_total{host="h",cpu="0"}': 2,
+        'thermal_millicelsius{host="h",type="x86_pkg_temp",zone="0"}': 54000,
+        'edac_ce_errors_total{host="h",mc="0"}': 3,
+        'irq_affinity_mask{host="h",irq="131"}': 3,
+        'sysctl{host="h",index="2",name="net.ipv4.tcp_rmem"}': 6291456,
+        'config_info{host="h",name="cmdline",value="BOOT_IMAGE=/vmlinuz isolcpus=1 quiet"}': 1,
+        'config_nic_mtu{host="h",device="ens1f0"}': 1500,
+    },
+    "linux-6.8-arm64": {
+        'irq_total{host="h",cpu="2",irq="10",name="arch_timer"}': 300,
+        'irq_total{host="h",cpu="0",irq="45",name="mlx5_comp0@pci:0001:01:00.0"}': 1,
+        'softnet_processed_total{host="h",cpu="2"}': 3,
+        'pressure_stall_us_total{host="h",kind="full",resource="irq"}': 99,
+        'sched_run_ns_total{host="h",cpu="2"}': 7,
+    },
+}
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_kernels(name: str) -> None:
+    """The values of each kernel's files, by their names."""
+    h = harvester(FIXTURES / name)
+    got = values(h.sample())
+    for series, value in EXPECTED[name].items():
+        assert got.get(series) == value, series
+    assert not [k for k in h.missing if "interrupts" in k or "softnet" in k]
+    assert all("no such file" in why for why in h.missing.values())
+    h.close()
+
+
+def test_counters_are_integers_and_stamps_are_in_order(tree: Path) -> None:
+    h = harvester(tree, processes=["strat"])
+    before = time.time_ns()
+    last = 0
+    for _ in range(3):
+        for b in h.sample():
+            assert b.value.dtype == np.int64
+            assert before <= b.time_ns.min()
+            assert (b.time_ns <= b.seen_ns).all()
+            assert b.seen_ns[0] == b.seen_ns[-1] >= last
+            last = int(b.seen_ns[0])
+
+
+def test_threads_by_name_script_and_cgroup(tree: Path) -> None:
+    h = harvester(tree, processes=["strat", r"feed\.py"])
+    got = values(h.sample())
+    strat = 'process="strat",thread="md rx) S",tid="4001"'
+    assert got[f'thread_wait_ns_total{{host="h",{strat}}}'] == 900000
+    assert got[f'thread_state{{host="h",{strat}}}'] == 1
+    assert got['thread_state{host="h",process="python3",thread="python3",tid="5000"}'] == 2
+    assert got['thread_last_cpu{host="h",process="strat",thread="strat",tid="4000"}'] == 1
+    by_cgroup = values(harvester(tree, processes=["cgroup:/trading"]).sample())
+    assert {n for n in by_cgroup if n.startswith("thread_run")} == {
+        n for n in got if n.startswith("thread_run") and "strat" in n
+    }
+    with pytest.raises(ConfigError, match="not a regular expression"):
+        harvester(tree, processes=["("])
+
+
+def test_cpu_goes_and_comes(tree: Path) -> None:
+    """A CPU taken offline: its series end, the others go on without a gap or a shifted column."""
+    h = harvester(tree)
+    h.sample()
+    whole = (tree / "proc/interrupts").read_text()
+    rows = [line.split() for line in whole.split("\n") if line]
+    fewer = " CPU1\n" + "".join(f"{r[0]} {' '.join(r[2:])}\n" if len(r) > 2 else f"{' '.join(r)}\n" for r in rows[1:])
+    for _ in range(2):
+        (tree / "proc/interrupts").write_text(fewer)
+        got = values(h.sample())
+        irqs = {n: v for n, v in got.items() if n.startswith("irq_total")}
+        assert irqs['irq_total{host="h",cpu="1",irq="LOC"}'] == 2000000
+        assert not [n for n in irqs if 'cpu="0"' in n]
+        assert got['softirq_total{host="h",cpu="0",type="NET_RX"}'] == 90000
+        (tree / "proc/interrupts").write_text(whole)
+        got = values(h.sample())
+        assert got['irq_total{host="h",cpu="0",irq="LOC"}'] == 1000000
+
+
+def test_irq_vanishes(tree: Path) -> None:
+    h = harvester(tree)
+    before = values(h.sample())
+    path = tree / "proc/interrupts"
+    path.write_text("\n".join(line for line in path.read_text().split("\n") if " 130:" not in line))
+    after = values(h.sample())
+    gone = {n for n in before if n.startswith("irq_total")} - after.keys()
+    assert gone == {n for n in before if 'irq="130"' in n and n.startswith("irq_total")}
+    assert after['irq_total{host="h",cpu="1",irq="131",name="ens1f0-TxRx-1"}'] == 54321
+
+
+def test_wrap_of_32_bits_is_kept_as_it_is(tree: Path) -> None:
+    """The raw integer is stored; unwrapping is the rate's business."""
+    h = harvester(tree)
+    h.sample()
+    path = tree / "proc/interrupts"
+    path.write_text(path.read_text().replace("   1000000", "4294967295").replace("CPU0", "CPU0", 1))
+    assert values(h.sample())['irq_total{host="h",cpu="0",irq="LOC"}'] == 4294967295
+    path.write_text(path.read_text().replace("4294967295", "         3"))
+    assert values(h.sample())['irq_total{host="h",cpu="0",irq="LOC"}'] == 3
+
+
+def test_thread_and_process_come_and_go(tree: Path) -> None:
+    h = harvester(tree, processes=["strat"], hz=10)
+    h.sample()
+    shutil.rmtree(tree / "proc/4000/task/4001")
+    shutil.copytree(tree / "proc/4000/task/4000", tree / "proc/4000/task/4002")
+    (tree / "proc/4000/task/4002/comm").write_text("late\n")
+    for _ in range(11):
+        got = values(h.sample())
+    assert not [n for n in got if 'tid="4001"' in n]
+    assert got['thread_run_ns_total{host="h",process="strat",thread="late",tid="4002"}'] == 1000000
+    shutil.rmtree(tree / "proc/4000")
+    for _ in range(60):
+        got = values(h.sample())
+    assert not [n for n in got if n.startswith("thread_")]
+    assert got['irq_total{host="h",cpu="0",irq="LOC"}'] == 1000000
+
+
+def test_malformed_files_are_named_and_nothing_else_is_lost(tree: Path) -> None:
+    (tree / "proc/softirqs").write_text("what is this\n")
+    (tree / "proc/net/snmp").write_text("Ip: A B C\nIp: 1 2\n")
+    (tree / "proc/vmstat").write_bytes(b"\xff\x00\xfe")
+    (tree / "proc/net/udp").write_text("header\n   0: 00000000:1388\n")
+    (tree / "proc/meminfo").unlink()
+    os.mkdir(tree / "proc/meminfo")
+    h = harvester(tree)
+    got = values(h.sample())
+    assert got['irq_total{host="h",cpu="0",irq="LOC"}'] == 1000000
+    reasons = {Path(k).name: why for k, why in h.missing.items()}
+    assert "CPU names" in reasons["softirqs"]
+    assert "as many numbers as names" in reasons["snmp"]
+    assert "name and a number" in reasons["vmstat"]
+    assert "table of sockets" in reasons["udp"]
+    assert "directory" in reasons["meminfo"]
+    # and what is mended is read again within a second
+    shutil.copy(FIXTURES / "linux-5.14/proc/softirqs", tree / "proc/softirqs")
+    for _ in range(11):
+        got = values(h.sample())
+    assert got['softirq_total{host="h",cpu="0",type="NET_RX"}'] == 90000
+
+
+def test_torn_read_in_the_middle_of_a_run(tree: Path) -> None:
+    h = harvester(tree)
+    h.sample()
+    path = tree / "proc/net/softnet_stat"
+    whole = path.read_text()
+    path.write_text(whole[: len(whole) // 2 + 30])
+    got = values(h.sample())
+    assert 'softnet_processed_total{host="h",cpu="1"}' not in got
+    path.write_text(whole)
+    for _ in range(11):
+        got = values(h.sample())
+    assert got['softnet_processed_total{host="h",cpu="1"}'] == 0xB000
+
+
+def test_boot_id_and_settings_that_change(tree: Path) -> None:
+    h = harvester(tree, boot_id="00000000-0000-0000-0000-000000000000", hz=1)
+    first = values(h.sample())
+    assert first['boot_id_changed{host="h"}'] == 1
+    assert h.boot_id.startswith("2222")
+    assert not [n for n in values(h.sample()) if n.startswith(("boot_id", "irq_affinity", "sysctl", "config"))]
+    (tree / "proc/irq/131/smp_affinity_list").write_text("1\n")
+    (tree / "proc/sys/net/core/rmem_max").write_text("26214400\n")
+    (tree / "proc/cmdline").write_text("quiet\n")
+    changed = values(h.sample())
+    assert changed['irq_affinity_mask{host="h",irq="131"}'] == 2
+    assert changed['sysctl{host="h",name="net.core.rmem_max"}'] == 26214400
+    assert changed['config_info{host="h",name="cmdline",value="quiet"}'] == 1
+    assert changed['config_info{host="h",name="cmdline",value="BOOT_IMAGE=/vmlinuz isolcpus=1 quiet"}'] == 0
+    assert 'boot_id_changed{host="h"}' not in changed
+
+
+def test_tiers(tree: Path) -> None:
+    h = harvester(tree, hz=10, fast_hz=100, processes=["strat"])
+    assert h.tick_ns == 10_000_000
+    counts = {"softnet_processed_total": 0, "irq_total": 0, "conntrack_limit": 0, "thread_wait_ns_total": 0}
+    for _ in range(100):
+        seen = {n.split("{")[0] for n in values(h.sample())}
+        for name in counts:
+            counts[name] += name in seen
+    assert counts == {
+        "softnet_processed_total": 100, "irq_total": 10, "conntrack_limit": 1, "thread_wait_ns_total": 100,
+    }  # fmt: skip
+
+
+def test_lateness_and_cost_are_series(tree: Path) -> None:
+    h = harvester(tree)
+    h.late(12345)
+    assert values(h.sample())['sampler_late_ns{host="h"}'] == 12345
+    got = values(h.sample())
+    assert got['sampler_late_ns{host="h"}'] == 0
+    assert got['sampler_cost_ns{host="h"}'] > 0
+
+
+def test_an_empty_root_is_no_disaster(tmp_path: Path) -> None:
+    h = harvester(tmp_path)
+    assert set(values(h.sample())) == {'sampler_late_ns{host="h"}', 'sampler_cost_ns{host="h"}'}
+    assert len(h.missing) > 10
+
+
+@pytest.mark.skipif(not Path("/proc/interrupts").exists(), reason="needs Linux")
+def test_live_a_busy_thread_is_seen() -> None:
+    """This kernel: a thread that works has run time; interrupts move; nothing falls."""
+    stop = threading.Event()
+
+    def burn() -> None:
+        while not stop.is_set():
+            sum(range(1000))
+
+    thread = threading.Thread(target=burn)
+    thread.start()
+    h = Harvester("/", host="me", processes=["cgroup:"], namespaces=False)
+    try:
+        first = values(h.sample())
+        time.sleep(0.5)
+        second = values(h.sample())
+    finally:
+        stop.set()
+        thread.join()
+        h.close()
+    falls = [n for n in first if n.split("{")[0].endswith("_total") and n in second and second[n] < first[n]]
+    assert falls == []
+    assert second['context_switches_total{host="me"}'] > first['context_switches_total{host="me"}']
+    run = f'tid="{thread.native_id}"'
+    mine = [n for n in second if n.startswith("thread_run_ns_total") and run in n]
+    assert len(mine) == 1
+    assert second[mine[0]] - first.get(mine[0], 0) > 10_000_000
+    assert SeriesKey.parse(mine[0]).label("process")
