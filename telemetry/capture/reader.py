@@ -197,7 +197,7 @@ class Reader:
                 yield batch
         if self._stamper is not None and self._stamper.format not in ("", *stats.stamp_formats):
             stats.stamp_formats.append(self._stamper.format)
-        if stats.packets == packets_before and stats.damage_count > damages_before and self._last_bad <= container.head:
+        if stats.packets == packets_before and stats.damage_count > damages_before and self._last_bad == 0:
             last = stats.damages[-1]
             raise InputError(f"{last.source}: expected a capture, but it is damaged at byte {last.offset}: {last.what}")
 

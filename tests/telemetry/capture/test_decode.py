@@ -29,8 +29,8 @@ def row(frame: bytes, *, wire: int = -1) -> dict[str, Any]:
         name: getattr(b, name)[0].item()
         for name in (
             "vlan", "vlan_inner", "ether_type", "ip_version", "protocol", "ttl", "ip_id", "frag", "src_port",
-            "dst_port", "tcp_seq", "tcp_ack", "tcp_flags", "tcp_window", "ts_val", "ts_ecr", "mss", "wscale", "sack_count",
-            "payload_len", "tunnel_id", "message_type",
+            "dst_port", "tcp_seq", "tcp_ack", "tcp_flags", "tcp_window", "ts_val", "ts_ecr", "mss", "wscale",
+            "sack_count", "payload_len", "tunnel_id", "message_type",
         )
     }  # fmt: skip
     for side in ("src", "dst", "outer_src", "outer_dst"):
