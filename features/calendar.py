@@ -289,5 +289,5 @@ def _sessions(name: str, first: date, last: date) -> Any:
 
 
 def _ns(column: Any) -> Int64:
-    found: Int64 = column.to_numpy().astype("datetime64[ns]").astype(np.int64)
+    found: Int64 = column.dt.tz_localize(None).to_numpy().astype("datetime64[ns]").astype(np.int64)
     return found

@@ -235,6 +235,17 @@ class FeatureSet:
         return self._watermark.watermark_ns
 
     @property
+    def newest_ns(self) -> Nanos:
+        """The largest event time so far."""
+        return self._watermark.newest_ns
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of all panels, in the parts' order, the clock's last."""
+        found = dict.fromkeys(c for p in self._pipelines for c in p.columns)
+        return (*found, *(self._clock.names if self._clock is not None else ()))
+
+    @property
     def late(self) -> int:
         """Events dropped because they came below the watermark."""
         return self._watermark.late

@@ -1,0 +1,59 @@
+"""``tailwatch features``."""
+
+from __future__ import annotations
+
+import click
+
+__all__ = ["command"]
+
+
+@click.command()
+@click.argument("spec", type=click.Path(dir_okay=False))
+@click.option("--store", "store_path", type=click.Path(), help="The store to read (default: from the configuration).")
+@click.option("--out", "-o", required=True, type=click.Path(dir_okay=False), help="The Parquet file to write.")
+@click.option("--from", "start", help="First moment seen (UTC unless it says otherwise), e.g. 2026-03-02T09:00:00Z.")
+@click.option("--to", "stop", help="First moment no longer read.")
+@click.option("--calendar", help="Adds the clock's columns: a time zone or an exchange, e.g. XNYS.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one line of JSON.")
+@click.pass_obj
+def command(
+    path: str | None,
+    spec: str,
+    store_path: str | None,
+    out: str,
+    start: str | None,
+    stop: str | None,
+    calendar: str | None,
+    as_json: bool,
+) -> None:
+    """Write the windowed features of SPEC as Parquet.
+
+    SPEC is TOML with [[features]] tables (a detector's file will do). The file has a row per window and series, and a
+    column per feature; missing is null. Late events are counted, never hidden.
+
+    \b
+    Examples:
+      tailwatch features spec.toml --store S --out x.parquet
+      tailwatch features spec.toml --store S -o x.parquet --from 2026-03-02 --to 2026-03-03
+      tailwatch features spec.toml -o x.parquet --calendar XNYS --json
+    """
+    from pipelines.features import write_features
+    from pipelines.ranges import time_range
+    from telemetry.store import Store
+
+    if store_path is None:
+        from pipelines.config import load
+
+        store_path = load(path).store
+    seen_from, seen_to = time_range(start, stop)
+    with Store(store_path, create=False) as store:
+        done = write_features(spec, store, out, seen_from_ns=seen_from, seen_to_ns=seen_to, calendar=calendar)
+    if as_json:
+        import json
+        from dataclasses import asdict
+
+        click.echo(json.dumps(asdict(done)))
+    else:
+        click.echo(f"{done.events} events, {done.windows} windows, {done.series} series, {done.rows} rows -> {out}")
+        if done.lost:
+            click.echo(f"warning: {done.lost}", err=True)
