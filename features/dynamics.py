@@ -97,9 +97,9 @@ def _look_back(x, at, codes, sizes, span, step_s, out):
 
 @njit(cache=True, nogil=True)
 def _against_past(x, number, block, sums, counts, stamp, ratio, out):
-    """x (W, M) against the mean of the last 60 blocks of `block` windows before it; then it joins them.
+    """x (W, M) against the mean of the blocks of `block` windows before it; then it joins them.
 
-    `sums`, `counts` (61, M) are a ring of blocks, `stamp` (61,) says which block lies in each place.
+    `sums`, `counts` (blocks + 1, M) are a ring, `stamp` says which block lies in each place.
     """
     ring = stamp.shape[0]
     for w in range(x.shape[0]):
@@ -143,8 +143,8 @@ class Dynamics:
     span : windows, default 60
     keep : whether the input columns stay, default false
 
-    The output columns are named ``<input>_<column>``. A trailing mean is kept in 60 blocks, so it covers up to a
-    sixtieth more. Where more than half of the windows are missing, so is what is told of them.
+    The output columns are named ``<input>_<column>``. A trailing mean is kept in at most 60 blocks, so it
+    covers up to a block more. Where more than half of the windows are missing, so is what is told of them.
     """
 
     def __init__(self, params: Params, inputs: tuple[str, ...]) -> None:
@@ -157,12 +157,14 @@ class Dynamics:
         self._span = params.integer("span", 60, least=3)
         self._step = params.duration("step", params.raw("window"))
         self._look: list[tuple[str, int, int]] = []
-        self._past: list[tuple[str, int]] = []  # name, windows in a block
+        self._past: list[tuple[str, int, int]] = []  # name, windows in a block, blocks
         for name in names:
             past, look = _NAME_PAST.fullmatch(name), _NAME.fullmatch(name)
             if past is not None:
                 length = duration_ns(past[2], f"{params.where}: {name}")
-                self._past.append((name, max(1, math.ceil(length / self._step / _BLOCKS))))
+                windows = max(1, round(length / self._step))
+                block = math.ceil(windows / _BLOCKS)
+                self._past.append((name, block, math.ceil(windows / block)))
             elif look is not None and look[1] in _LOOK:
                 least = {"slope": 2, "curvature": 3, "period": 2, "peak": 3, "dispersion": 3}.get(look[1], 1)
                 if int(look[2]) < least:
@@ -180,16 +182,16 @@ class Dynamics:
         self._series = 0
         self._ring = np.empty((self._depth, 0))  # the last rows, (depth, series * inputs)
         self._next: int | None = None  # number of the row that would follow
-        self._sums = [np.zeros((_BLOCKS + 1, 0)) for _ in self._past]
-        self._counts = [np.zeros((_BLOCKS + 1, 0), np.int64) for _ in self._past]
-        self._stamps = [np.full(_BLOCKS + 1, -(1 << 62)) for _ in self._past]
+        self._sums = [np.zeros((n + 1, 0)) for _, _, n in self._past]
+        self._counts = [np.zeros((n + 1, 0), np.int64) for _, _, n in self._past]
+        self._stamps = [np.full(n + 1, -(1 << 62)) for _, _, n in self._past]
 
     def bind(self, key: SeriesKey) -> list[SeriesKey]:
         self._series += 1
         k = len(self._of)
         self._ring = np.append(self._ring, np.full((self._depth, k), np.nan), axis=1)
-        self._sums = [np.append(a, np.zeros((_BLOCKS + 1, k)), axis=1) for a in self._sums]
-        self._counts = [np.append(a, np.zeros((_BLOCKS + 1, k), np.int64), axis=1) for a in self._counts]
+        self._sums = [np.append(a, np.zeros((len(a), k)), axis=1) for a in self._sums]
+        self._counts = [np.append(a, np.zeros((len(a), k), np.int64), axis=1) for a in self._counts]
         return [key]
 
     def advance(self, end_ns: Int64, values: Float64) -> Float64:
@@ -208,7 +210,7 @@ class Dynamics:
             self._ring = whole[len(whole) - self._depth :].copy()
             self._next = int(number[-1]) + 1
             found = {name: out[:, :, i] for i, (name, _, _) in enumerate(self._look)}
-        for i, (name, block) in enumerate(self._past):
+        for i, (name, block, _) in enumerate(self._past):
             found[name] = np.full((w, s * k), np.nan)
             _against_past(
                 x, number, block, self._sums[i], self._counts[i], self._stamps[i], name.startswith("ratio"), found[name]
