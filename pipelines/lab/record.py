@@ -152,7 +152,7 @@ def _record(
     taps = {host: tap(run, host, folder / f"{host}.pcap") for host in ("exch", "trd")}
     run.worker("engine", "exch", "engine")
     time.sleep(0.3)
-    trader = ["--rcvbuf", str(scenario.rcvbuf), "--out", str(scratch / "app")]
+    trader = ["--work-ns", str(scenario.work_ns), "--out", str(scratch / "app")]
     run.worker("strategy", "trd", "strategy", *trader, rt=10, cpu=run.cpu)
     run.t0_ns = time.time_ns() + 1_200_000_000
     publisher = ["--seed", seed, "--start-ns", str(run.t0_ns), "--rate", str(rate), "--cluster", str(cluster)]

@@ -60,8 +60,8 @@ class Scenario:
     needs: tuple[str, ...] = ()
     alone: bool = False
     simulated: str = ""
-    rcvbuf: int = 212992
-    """Receive buffer that the strategy asks for, per line."""
+    work_ns: int = 0
+    """What the strategy computes per message, throughout the recording."""
 
     @property
     def clean(self) -> bool:

@@ -74,7 +74,7 @@ PROCESS = (
              place={**STRAT, "port": "30001"}, counter=r"trd\.snmp\.Udp:RcvbufErrors", alone=True),
     Scenario("microburst", "microburst", "thousands of packets at once, several times", microburst,
              also=("udp_overflow",), place={"layer": "host", "netns": "trd", "port": "30001"},
-             counter=r"trd\.snmp\.Udp:RcvbufErrors", shape="burst", alone=True),
+             counter=r"trd\.snmp\.Udp:RcvbufErrors", shape="burst", alone=True, work_ns=20_000),
     Scenario("gc_pause", "process_pause", "the strategy stands still every few seconds", gc_pause,
              place=STRAT, counter=r"proc\.strat\.state_T", shape="periodic"),
     Scenario("page_fault", "page_fault_burst", "every message touches memory for the first time", page_fault,

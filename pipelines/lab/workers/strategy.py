@@ -53,7 +53,7 @@ class Strategy:
         self.best_seq = 0
         self.next_id = 1
         self.drops = [0, 0]
-        self.slow_ns = 0
+        self.slow_ns = args.work_ns
         self.block_s = 0.0
         self.pages = 0
         self.log = -1
@@ -71,7 +71,7 @@ class Strategy:
     def obey(self, words: list[str]) -> None:
         name, value = words[0], words[1]
         if name == "slow":
-            self.slow_ns = int(value)
+            self.slow_ns = max(int(value), self.args.work_ns)
         elif name == "block":
             self.block_s = int(value) / 1e9
         elif name == "fault":
@@ -199,6 +199,7 @@ def main() -> None:
     p.add_argument("--exchange", default="10.77.0.1")
     p.add_argument("--every", type=int, default=10)
     p.add_argument("--rcvbuf", type=int, default=212992)
+    p.add_argument("--work-ns", type=int, default=0, help="what it computes per message")
     p.add_argument("--first-id", type=int, default=1)
     p.add_argument("--out", required=True)
     args = p.parse_args()
