@@ -18,6 +18,16 @@ def busy_market(run: Run) -> None:
         run.tell("publisher", "rate 1.0")
 
 
+def benign_burst(run: Run) -> None:
+    """A hundred packets at once now and then: the sockets hold them."""
+    packets = 32 * run.rng.randint(2, 5)
+    run.params["packets"] = packets
+    every = run.draw("every_s", 2.0, 6.0)
+    while time.time_ns() < run.end_ns - 200_000_000:
+        run.tell("publisher", f"burst {packets}")
+        run.sleep_until(min(run.end_ns, time.time_ns() + int(every * 1e9)))
+
+
 def deploy(run: Run) -> None:
     """Files are copied and a tool starts up, all at low priority and on the other CPU."""
     source = run.scratch / "release"
@@ -53,6 +63,7 @@ BENIGN = (
     Scenario("baseline", "none", "nothing happens (a clean piece)"),
     Scenario("baseline_relay", "none", "nothing happens, through the relay", relay=True),
     Scenario("busy_market", "none", "confuser: more market data, all of it read in time", busy_market),
+    Scenario("benign_burst", "none", "confuser: small bursts that the sockets hold", benign_burst, shape="burst"),
     Scenario("deploy", "none", "confuser: a release is copied at low priority", deploy),
     Scenario("log_rotation", "none", "confuser: an old log is compressed", log_rotation),
     Scenario("bulk_transfer", "none", "confuser: a moderate transfer shares the trader's link", bulk_transfer,
