@@ -19,7 +19,8 @@ def list_lines(incidents: Sequence[Incident]) -> Iterator[str]:
         yield "no incidents"
     for x in incidents:
         confidence = f" {x.causes[0].confidence:.0%}" if x.causes else ""
-        yield f"{x.id[:ID]}  {_second(x.onset_ns)}  {x.state:8s} {x.severity:8s} {x.kind}{confidence}  {_plain(x.place)}"
+        what = f"{x.state:8s} {x.severity:8s} {x.kind}{confidence}"
+        yield f"{x.id[:ID]}  {_second(x.onset_ns)}  {what}  {_plain(x.place)}"
 
 
 def incident_lines(

@@ -9,7 +9,7 @@ __all__ = ["command"]
 
 @click.command()
 @click.argument("incident")
-@click.option("--true/--false", "real", default=None, required=True, help="It was real, or a false alarm.")
+@click.option("--true/--false", "real", default=None, help="It was real, or a false alarm.")
 @click.option("--kind", help="What it really was [default: what Tailwatch said].")
 @click.option("--note", default="", help="Anything worth remembering.")
 @click.option("--start", help="When it really began [default: its onset].")
@@ -20,7 +20,7 @@ __all__ = ["command"]
 def command(
     path: str | None,
     incident: str,
-    real: bool,
+    real: bool | None,
     kind: str | None,
     note: str,
     start: str | None,
@@ -48,6 +48,8 @@ def command(
     from telemetry.labels import parse_scope, parse_time, write_labels
     from telemetry.types import Label
 
+    if real is None:
+        raise click.UsageError("say --true or --false")
     if kind is not None and kind not in (*KINDS, "unknown"):
         near = difflib.get_close_matches(kind, [*KINDS, "unknown"], n=3)
         hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(KINDS)}"
