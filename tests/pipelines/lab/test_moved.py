@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.lab.moved import block_bootstrap, lost_messages
+from pipelines.lab.moved import block_bootstrap, judge, lost_messages
 
 SECOND = 1_000_000_000
 
@@ -81,3 +84,17 @@ def test_it_is_deterministic(q: float) -> None:
     when, value = samples(np.random.default_rng(5), 30, 1.0)
     windows = ((0, 18 * SECOND), (18 * SECOND, 30 * SECOND))
     assert block_bootstrap(when, value, *windows, q) == block_bootstrap(when, value, *windows, q)
+
+
+def test_the_demo_recording_is_judged_as_its_label_says() -> None:
+    folder = Path(__file__).parents[3] / "pipelines" / "demo_data" / "tail_latency"
+    label = json.loads((folder / "label.json").read_text())
+    verdict = judge(folder, label, "")
+    assert verdict["moved"] is True
+    assert verdict["lost"] == verdict["unacked"] == 0
+    assert verdict["quantiles_us"] == label["moved"]["quantiles_us"]
+    assert {"feed_delay_p50", "feed_delay_p99", "tick_to_ack_p50", "tick_to_ack_p99"} <= set(verdict["why"])
+    # the host is quiet: the application's counter of dropped datagrams stays at 0
+    quiet = judge(folder, label, r"trd\.udp\.\d+\.drops")
+    assert quiet["counter"] == [0.0, 0.0]
+    assert "counter" not in quiet["why"]
