@@ -164,7 +164,7 @@ NETWORK = (
              relay=True, place={**HOP, "line": "one"}),
     Scenario("tbf_bloat", "bufferbloat", "bulk traffic fills the queue of the trader's shaped link", tbf_bloat,
              prepare=_sink, place={"layer": "network", "hop": "exch-trd", "device": "st"},
-             counter=r"sw\.qdisc\.st\.(overlimits|drops)", shape="ramp", needs=("tc",)),
+             counter=r"sw\.qdisc\.st\.(overlimits|drops)", shape="ramp", needs=("tc",), alone=True),
     Scenario("rate_limit", "rate_limit", "a shaped link: bursts queue, single packets do not", rate_limit,
              place={"layer": "network", "hop": "exch-trd", "device": "st"},
              counter=r"sw\.qdisc\.st\.overlimits", needs=("tc",)),
