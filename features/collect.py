@@ -1,7 +1,8 @@
 """Events waiting for their windows to close, and their partition by (window, series).
 
-Events are appended in arrival order; when windows close, one counting sort (stable, so arrival order stays)
-brings each cell's values together and leaves behind only what later windows need.
+The newest two steps have a buffer each, which is all that a stream in order ever touches; older ones keep theirs
+until they are taken, and what comes for them by then goes to one common overflow. When windows close, one counting
+sort brings each cell's values together, in arrival order.
 """
 
 # mypy: allow-untyped-defs, allow-untyped-calls
@@ -25,86 +26,99 @@ FLOAT_BIT = 1 << 30
 
 _MASK = FLOAT_BIT - 1
 _CELLS = 1 << 20  # at most so many (window, series) cells are sorted at once
+_POOL = 4  # buffers kept for reuse
 
 
 @njit(cache=True, nogil=True)
-def _append(series, time, value, keep, masked, local, flag, log_series, log_time, log_value, n):
-    nans = 0
-    for i in range(series.shape[0]):
-        if masked and not keep[i]:
-            continue
-        s = local[series[i]]
-        if s < 0:
-            continue
-        v = value[i]
-        if v != v:
-            nans += 1
-            continue
-        log_series[n] = s | flag
-        log_time[n] = time[i]
-        log_value[n] = v
-        n += 1
-    return n, nans
+def _append(
+    series, time, value, keep, masked, local, flag, timed, start, low, middle, high,
+    a_series, a_time, a_value, b_series, b_time, b_value, c_series, c_time, c_value, fill,
+):  # fmt: skip
+    """Deal events from `start` on to [low, middle), [middle, high) and, below, the overflow; stop at `high`."""
+    n = series.shape[0]
+    a, b, c, nans = fill[0], fill[1], fill[2], fill[3]
+    i = start
+    while i < n:
+        if not masked or keep[i]:
+            s = local[series[i]]
+            if s >= 0:
+                v = value[i]
+                t = time[i]
+                if v != v:
+                    nans += 1
+                elif t >= middle:
+                    if t >= high:
+                        break
+                    b_series[b] = s | flag
+                    b_value[b] = v
+                    if timed:
+                        b_time[b] = t
+                    b += 1
+                elif t >= low:
+                    a_series[a] = s | flag
+                    a_value[a] = v
+                    if timed:
+                        a_time[a] = t
+                    a += 1
+                else:
+                    c_series[c] = s | flag
+                    c_time[c] = t
+                    c_value[c] = v
+                    c += 1
+        i += 1
+    fill[0], fill[1], fill[2], fill[3] = a, b, c, nans
+    return i
 
 
 @njit(cache=True, nogil=True)
-def _count(log_series, log_time, n, step, first, last, reach, width, offset):
-    """Count the events of each cell ``(window - first) * width + series`` into ``offset[cell + 1]``; prefix sums.
+def _count(series, time, n, mixed, step, here, first, last, reach, width, offset):
+    """Count the events of each cell ``(window - first) * width + series`` into ``offset[cell + 1]``.
 
-    Window j covers the steps j - reach + 1 .. j.
+    Window j covers the steps j - reach + 1 .. j. All events are of step `here`, or, if `mixed`, of their times'.
     """
-    lo = hi = at = 0
+    at = here
+    lo = hi = 0
     for i in range(n):
-        t = log_time[i]
-        if t < lo or t >= hi:
-            at = t // step
-            lo = at * step
-            hi = lo + step
-        a = max(at, first)
-        b = min(at + reach - 1, last)
-        s = log_series[i] & 1073741823
-        for j in range(a, b + 1):
+        if mixed:
+            t = time[i]
+            if t < lo or t >= hi:
+                at = t // step
+                lo = at * step
+                hi = lo + step
+        s = series[i] & 1073741823
+        for j in range(max(at, first), min(at + reach - 1, last) + 1):
             offset[(j - first) * width + s + 1] += 1
-    for c in range(1, offset.shape[0]):
-        offset[c] += offset[c - 1]
 
 
 @njit(cache=True, nogil=True)
 def _scatter(
-    log_series, log_time, log_value, n, step, first, last, reach, width, timed, drop, at_cell, names, times, values
-):
-    """Put values (and, if `timed`, times and flagged series) at their cells; compact the log if `drop`."""
-    lo = hi = at = 0
-    kept = 0
+    series, time, value, n, mixed, step, here, first, last, reach, width, timed, at_cell, names, times, values
+):  # fmt: skip
+    """Put values (and, if `timed`, times and flagged series) at their cells."""
+    at = here
+    lo = hi = 0
     for i in range(n):
-        t = log_time[i]
-        if t < lo or t >= hi:
-            at = t // step
-            lo = at * step
-            hi = lo + step
-        a = max(at, first)
-        b = min(at + reach - 1, last)
-        flagged = log_series[i]
-        v = log_value[i]
-        for j in range(a, b + 1):
+        if mixed:
+            t = time[i]
+            if t < lo or t >= hi:
+                at = t // step
+                lo = at * step
+                hi = lo + step
+        flagged = series[i]
+        v = value[i]
+        for j in range(max(at, first), min(at + reach - 1, last) + 1):
             c = (j - first) * width + (flagged & 1073741823)
             k = at_cell[c]
             at_cell[c] = k + 1
             values[k] = v
             if timed:
-                times[k] = t
+                times[k] = time[i]
                 names[k] = flagged
-        if drop and at + reach - 1 > last:
-            log_series[kept] = flagged
-            log_time[kept] = t
-            log_value[kept] = v
-            kept += 1
-    return kept
 
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """Events of consecutive windows, cell by cell, in arrival order within a cell.
+    """Events of consecutive windows, cell by cell, in arrival order within a cell. Valid until the next ones are made.
 
     Parameters
     ----------
@@ -127,6 +141,37 @@ class Cells:
     names: NDArray[np.int32]
 
 
+class _Buffer:
+    """Events in arrival order; grows, and is used again. Times only if they are needed."""
+
+    __slots__ = ("n", "series", "time", "timed", "value")
+
+    def __init__(self, dtype: type[np.generic], timed: bool) -> None:
+        self.n, self.timed = 0, timed
+        self.series, self.time = np.empty(0, np.int32), np.empty(0, np.int64)
+        self.value: NDArray[Any] = np.empty(0, dtype)
+
+    def reserve(self, room: int) -> None:
+        if room <= len(self.series):
+            return
+        room, n = max(room + room // 8, 256), self.n
+        series, value = np.empty(room, np.int32), np.empty(room, self.value.dtype)
+        series[:n], value[:n] = self.series[:n], self.value[:n]
+        self.series, self.value = series, value
+        if self.timed:
+            time = np.empty(room, np.int64)
+            time[:n] = self.time[:n]
+            self.time = time
+
+    def set(self, series: NDArray[Any], time: NDArray[Any], value: NDArray[Any]) -> None:
+        n = len(series)
+        self.n = 0
+        self.reserve(n)
+        self.series[:n], self.value[:n], self.n = series, value, n
+        if self.timed:
+            self.time[:n] = time
+
+
 class Log:
     """Waiting events of one builder.
 
@@ -138,77 +183,160 @@ class Log:
         A window covers so many steps.
     dtype : float64 or int64
         Of the values. A log of int64 takes float64 batches as bits, marked with `FLOAT_BIT`.
+    timed : bool
+        Whether `Cells` need the events' times.
     """
 
-    def __init__(self, step_ns: Nanos, reach: int = 1, dtype: type[np.generic] = np.float64) -> None:
-        self.step_ns, self.reach, self.dtype = step_ns, reach, dtype
-        self.n = self.nans = 0
-        self._series, self._time = np.empty(0, np.int32), np.empty(0, np.int64)
-        self._value: NDArray[Any] = np.empty(0, dtype)
-        self._reserve(1024)
-
-    def _reserve(self, room: int) -> None:
-        old, n = (self._series, self._time, self._value), self.n
-        self._series, self._time = np.empty(room, np.int32), np.empty(room, np.int64)
-        self._value = np.empty(room, self.dtype)
-        self._series[:n], self._time[:n], self._value[:n] = old[0][:n], old[1][:n], old[2][:n]
+    def __init__(
+        self, step_ns: Nanos, reach: int = 1, dtype: type[np.generic] = np.float64, timed: bool = False
+    ) -> None:  # fmt: skip
+        self.step_ns, self.reach, self.dtype, self.timed = step_ns, reach, dtype, timed
+        self.nans = 0
+        self._newest: int | None = None  # number of the newest step
+        self._hot = [_Buffer(dtype, timed), _Buffer(dtype, timed)]  # of the step before it, and its own
+        self._older: dict[int, _Buffer] = {}
+        self._overflow = _Buffer(dtype, True)
+        self._spare: list[_Buffer] = []
+        self._fill = np.zeros(4, np.int64)
+        self._scratch: tuple[NDArray[Any], Int64, NDArray[np.int32]] | None = None
 
     def __len__(self) -> int:
-        return self.n
+        return sum(b.n for b in (*self._hot, *self._older.values(), self._overflow))
 
     def append(self, series: Int64, time: Int64, value: NDArray[Any], keep: Bool | None, local: Int64) -> None:
         """Take in events; `local` maps their series to this builder's (-1: not selected). NaN is counted, dropped."""
-        room = self.n + len(series)
-        if room > len(self._series):
-            self._reserve(max(room, 2 * len(self._series)))
         flag = 0
         if self.dtype is np.int64 and value.dtype != np.int64:
             flag = FLOAT_BIT
-            real = np.asarray(value, np.float64)
-            bad = np.isnan(real)
+            bad = np.isnan(value)
+            self.nans += int(bad.sum() if keep is None else (bad & keep).sum())
             keep = ~bad if keep is None else keep & ~bad
-            value = real.view(np.int64)
-        masked = keep is not None
-        self.n, nans = _append(
-            series, time, value, _NONE if keep is None else keep, masked, local, flag,
-            self._series, self._time, self._value, self.n,
-        )  # fmt: skip
-        self.nans += nans
+            value = value.view(np.int64)
+        n, at = len(series), 0
+        while at < n:
+            a, b = self._hot
+            c = self._overflow
+            for buffer in (a, b, c):
+                buffer.reserve(buffer.n + n - at)
+            middle = -(1 << 62) if self._newest is None else self._newest * self.step_ns
+            # Without a newest step every event is past `high`, and begins one.
+            high = middle + (0 if self._newest is None else self.step_ns)
+            fill = self._fill
+            fill[:] = a.n, b.n, c.n, 0
+            at = _append(
+                series, time, value, _NONE if keep is None else keep, keep is not None, local, flag, self.timed, at,
+                middle - self.step_ns, middle, high, a.series, a.time, a.value, b.series, b.time, b.value,
+                c.series, c.time, c.value, fill,
+            )  # fmt: skip
+            a.n, b.n, c.n = int(fill[0]), int(fill[1]), int(fill[2])
+            self.nans += int(fill[3])
+            if at < n:
+                self._turn(int(time[at]) // self.step_ns)
 
-    def take(self, first: int, last: int, width: int, timed: bool) -> Iterator[Cells]:
+    def _turn(self, newest: int) -> None:
+        """A new step begins: the two before it make room."""
+        a, b = self._hot
+        old = self._newest
+        if old is not None:
+            follows = newest == old + 1
+            for number, buffer in ((old - 1, a), (old, b)):
+                if buffer.n and not (follows and buffer is b):
+                    self._older[number] = buffer
+                elif not (follows and buffer is b):
+                    self._give_back(buffer)
+            self._hot = [b if follows else self._fresh(), self._fresh()]
+        self._newest = newest
+
+    def _fresh(self) -> _Buffer:
+        return self._spare.pop() if self._spare else _Buffer(self.dtype, self.timed)
+
+    def _give_back(self, buffer: _Buffer) -> None:
+        if len(self._spare) < _POOL:
+            buffer.n = 0
+            self._spare.append(buffer)
+
+    def _parts(self, first: int, last: int) -> list[tuple[int, _Buffer]]:
+        """Buffers that the windows `first` .. `last` reach, by step; the common overflow last (step -1)."""
+        found = [(k, b) for k, b in self._older.items() if first - self.reach < k <= last]
+        if self._newest is not None:
+            hot = ((self._newest - 1, self._hot[0]), (self._newest, self._hot[1]))
+            found += [(k, b) for k, b in hot if b.n and first - self.reach < k <= last]
+        found.sort(key=lambda kb: kb[0])
+        return [*found, (-1, self._overflow)] if self._overflow.n else found
+
+    def take(self, first: int, last: int, width: int) -> Iterator[Cells]:
         """Events of the windows `first` .. `last`, in runs of windows; forgets what later windows do not need."""
         run = max(1, _CELLS // max(1, width))
         for a in range(first, last + 1, run):
             b = min(a + run - 1, last)
-            offset = np.zeros((b - a + 1) * width + 1, np.int64)
-            _count(self._series, self._time, self.n, self.step_ns, a, b, self.reach, width, offset)
-            total = int(offset[-1])
-            times = np.empty(total if timed else 0, np.int64)
-            names = np.empty(total if timed else 0, np.int32)
-            values = np.empty(total, self.dtype)
-            kept = _scatter(
-                self._series, self._time, self._value, self.n, self.step_ns, a, b, self.reach, width, timed, b == last,
-                offset[:-1].copy(), names, times, values,
+            yield self._cells(a, b, width)
+        self._forget(last)
+
+    def _cells(self, a: int, b: int, width: int) -> Cells:
+        offset = np.zeros((b - a + 1) * width + 1, np.int64)
+        parts = self._parts(a, b)
+        for step, part in parts:
+            mixed = part is self._overflow
+            _count(part.series, part.time, part.n, mixed, self.step_ns, step, a, b, self.reach, width, offset)
+        np.cumsum(offset, out=offset)
+        values, times, names = self._room(int(offset[-1]))
+        at_cell = offset[:-1].copy()
+        for step, part in parts:
+            _scatter(
+                part.series, part.time, part.value, part.n, part is self._overflow, self.step_ns, step, a, b,
+                self.reach, width, self.timed, at_cell, names, times, values,
             )  # fmt: skip
-            if b == last:
-                self.n = kept
-            yield Cells(a, b - a + 1, width, offset, values, times, names)
+        return Cells(a, b - a + 1, width, offset, values, times, names)
+
+    def _room(self, total: int) -> tuple[NDArray[Any], Int64, NDArray[np.int32]]:
+        if self._scratch is None or len(self._scratch[0]) < total:
+            room = max(total + total // 8, 256)
+            timed = room if self.timed else 0
+            self._scratch = np.empty(room, self.dtype), np.empty(timed, np.int64), np.empty(timed, np.int32)
+        values, times, names = self._scratch
+        return values[:total], times[:total], names[:total]
+
+    def _forget(self, last: int) -> None:
+        for number in [k for k in self._older if k + self.reach - 1 <= last]:
+            self._give_back(self._older.pop(number))
+        for i, buffer in enumerate(self._hot):
+            if self._newest is not None and self._newest - 1 + i + self.reach - 1 <= last:
+                buffer.n = 0
+        over = self._overflow
+        if over.n:
+            n = over.n
+            stays = over.time[:n] // self.step_ns + self.reach - 1 > last
+            over.set(over.series[:n][stays], over.time[:n][stays], over.value[:n][stays])
 
     def snapshot(self) -> State:
-        n = self.n
+        older = [*self._older.items()]
+        if self._newest is not None:
+            older += [(self._newest - 1, self._hot[0]), (self._newest, self._hot[1])]
+        buffers = [*(b for _, b in older), self._overflow]
         return {
-            "series": self._series[:n].copy(),
-            "time": self._time[:n].copy(),
-            "value": self._value[:n].copy(),
+            "newest": np.array([] if self._newest is None else [self._newest], np.int64),
+            "steps": np.array([k for k, _ in older], np.int64),
+            "lengths": np.array([b.n for b in buffers], np.int64),
+            "series": np.concatenate([b.series[: b.n] for b in buffers]),
+            "value": np.concatenate([b.value[: b.n] for b in buffers]),
+            "time": np.concatenate([b.time[: b.n] for b in buffers if b.timed]),
             "nans": np.array(self.nans),
         }
 
     def restore(self, state: State) -> None:
-        self.n = 0
-        n = len(state["time"])
-        self._reserve(max(1024, n))
-        self._series[:n], self._time[:n], self._value[:n] = state["series"], state["time"], state["value"]
-        self.n, self.nans = n, int(state["nans"])
+        self.nans = int(state["nans"])
+        self._newest = int(state["newest"][0]) if len(state["newest"]) else None
+        steps = [int(k) for k in state["steps"]]
+        buffers = [_Buffer(self.dtype, self.timed) for _ in steps]
+        at = at_time = 0
+        for buffer, n in zip((*buffers, self._overflow), (int(n) for n in state["lengths"]), strict=True):
+            time = state["time"][at_time : at_time + n] if buffer.timed else _NONE
+            buffer.set(state["series"][at : at + n], time, state["value"][at : at + n])
+            at, at_time = at + n, at_time + (n if buffer.timed else 0)
+        if self._newest is not None:
+            self._hot = buffers[-2:]
+            steps, buffers = steps[:-2], buffers[:-2]
+        self._older = dict(zip(steps, buffers, strict=True))
 
 
 _NONE = np.empty(0, np.bool_)

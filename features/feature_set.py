@@ -19,7 +19,7 @@ from telemetry.watermark import NEVER, Crossings, Watermark
 
 __all__ = ["FeatureSet", "Pipeline"]
 
-_SLICE = 1 << 17  # events worked on at once, so that what one step writes the next one still finds in the cache
+_SLICE = 1 << 16  # events worked on at once, so that what one step writes the next one still finds in the cache
 FORMAT = 1
 
 

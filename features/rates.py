@@ -137,7 +137,7 @@ class RateBase:
         self._gap = params.duration("gap", max(5 * self.window_ns, 60_000_000_000))
         self._wrap32 = frozenset(params.names("wrap32", WRAP32))
         self._reach = self.window_ns // self.step_ns
-        self._log = Log(self.step_ns, 1, np.int64)
+        self._log = Log(self.step_ns, 1, np.int64, timed=True)
         self._hosts: list[str] = []
         self._wraps: list[bool] = []
         self._boots: dict[str, list[Nanos]] = {}
@@ -170,7 +170,7 @@ class RateBase:
         inner = np.empty((last - first + 1, width, _INNER))
         boots, start, stop = self._boot_table()
         wrap = np.array(self._wraps, np.bool_)
-        for cells in self._log.take(first, last, width, True):
+        for cells in self._log.take(first, last, width):
             at = cells.first - first
             _rates(
                 cells.offset, cells.values, cells.values.view(np.float64), cells.times, cells.names, width,

@@ -80,7 +80,7 @@ class WindowBase:
             if name not in COLUMNS and probability(name) is None and _BURST.fullmatch(name) is None:
                 raise unknown("column", name, COLUMNS, params.where)
         self._plan(params.where)
-        self._log = Log(self.step_ns, self.window_ns // self.step_ns)
+        self._log = Log(self.step_ns, self.window_ns // self.step_ns, timed=self._timed)
         self._width = 0
         self._born = np.zeros(0, np.bool_)
         self._held_t, self._held_v = np.zeros(0, np.int64), np.zeros(0)
@@ -123,7 +123,7 @@ class WindowBase:
 
     def close(self, first: int, last: int, alive: Bool) -> Float64:
         out = np.full((last - first + 1, self._width, len(self._inner)), np.nan)
-        for cells in self._log.take(first, last, self._width, self._timed):
+        for cells in self._log.take(first, last, self._width):
             at = cells.first - first
             mine, live = out[at : at + cells.windows], alive[at : at + cells.windows]
             if self._timed:

@@ -31,12 +31,6 @@ _WM, _NEWEST, _LEAST, _SLOWEST, _LATE, _AHEAD, _FIRST = range(7)
 
 
 @njit(cache=True, nogil=True)
-def _formula(newest, least, lateness, idle):
-    high = newest - idle
-    return (least if least > high else high) - lateness
-
-
-@njit(cache=True, nogil=True)
 def _admit(series, time, seen, host_of, start, host_max, mem, keep, setting, rows, row_hosts):
     """Judge events from `start` on; stop when the log is full. Returns (next event, log rows)."""
     lateness, idle, ahead, grain = setting
@@ -45,6 +39,9 @@ def _admit(series, time, seen, host_of, start, host_max, mem, keep, setting, row
     late, too_far, first = mem[4], mem[5], mem[6]
     n_rows = 0
     n = time.shape[0]
+    host = -1  # of the event before, whose largest time is `high`, stored only when the host changes
+    high = never
+    one = host_max.shape[0] == 1
     i = start
     while i < n:
         t = time[i]
@@ -60,42 +57,46 @@ def _admit(series, time, seen, host_of, start, host_max, mem, keep, setting, row
             keep[i] = True
             if t < first:
                 first = t
-        h = host_of[series[i]]
-        before = newest
-        moved = False
-        old = host_max[h]
-        if t > old:
-            host_max[h] = t
-            if old == never:  # a host joins: it may hold the watermark back, never lower it
-                if t < least or slowest < 0:
-                    least = t
-                    slowest = h
-                moved = True
-            elif h == slowest:
-                least = t
-                for j in range(host_max.shape[0]):
-                    if host_max[j] != never and host_max[j] < least:
-                        least = host_max[j]
-                        slowest = j
-                moved = True
-            if t > newest:
-                newest = t
-                moved = True
+        h = 0 if one else host_of[series[i]]
+        if h != host:
+            if host >= 0:
+                host_max[host] = high
+            host = h
+            high = host_max[h]
         i += 1
-        if moved:
-            now = _formula(newest, least, lateness, idle)
-            if now > wm:
-                if wm == never or now // grain != wm // grain:
-                    rows[n_rows, 0] = now
-                    rows[n_rows, 1] = before
-                    rows[n_rows, 2] = first
-                    for j in range(host_max.shape[0]):
-                        row_hosts[n_rows, j] = host_max[j]
-                    n_rows += 1
+        if t <= high:
+            continue
+        before = newest
+        joins = high == never
+        high = t
+        if t > newest:
+            newest = t
+        if joins:  # it may hold the watermark back, never lower it
+            if t < least or slowest < 0:
+                least = t
+                slowest = h
+        elif h == slowest:
+            least = t
+            for j in range(host_max.shape[0]):
+                if j != h and host_max[j] != never and host_max[j] < least:
+                    least = host_max[j]
+                    slowest = j
+        now = max(least, newest - idle) - lateness
+        if now > wm:
+            if wm == never or now // grain != wm // grain:
+                host_max[h] = high
+                rows[n_rows, 0] = now
+                rows[n_rows, 1] = before
+                rows[n_rows, 2] = first
+                for j in range(host_max.shape[0]):
+                    row_hosts[n_rows, j] = host_max[j]
+                n_rows += 1
+                if n_rows == rows.shape[0]:
                     wm = now
-                    if n_rows == rows.shape[0]:
-                        break
-                wm = now
+                    break
+            wm = now
+    if host >= 0:
+        host_max[host] = high
     mem[0], mem[1], mem[2], mem[3] = wm, newest, least, slowest
     mem[4], mem[5], mem[6] = late, too_far, first
     return i, n_rows

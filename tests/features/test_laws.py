@@ -15,7 +15,6 @@ from features.spec import CLOCK, KINDS, build_features
 from telemetry.types import Events, Panel, Part
 from tests.features.streams import CPU, MS, streams
 
-
 CASES: dict[str, list[Part]] = {
     "window": [
         Part(
