@@ -11,6 +11,8 @@ forgotten when its generation is. All arrays are plain and can be stored as they
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -241,7 +243,7 @@ class Calibrator:
     def __init__(self, channels: int, *, both: bool = False, generation: int = GENERATION) -> None:
         sides = 2 if both else 1
         self._generation = int(generation)
-        self._state: dict[str, NDArray[np.generic]] = {
+        self._state: dict[str, Any] = {
             "top": np.zeros((channels, sides, GENERATIONS, KEEP), np.float32),
             "held": np.zeros((channels, sides, GENERATIONS), np.int32),
             "counts": np.zeros((channels, GENERATIONS), np.int64),
@@ -267,7 +269,19 @@ class Calibrator:
         raw = np.ascontiguousarray(raw, dtype=np.float64)
         surprise = np.full(raw.shape, np.nan)
         side = np.zeros(raw.shape, np.int8)
-        _calibrate(raw, self._generation, *(self._state[f] for f in self._FIELDS), surprise, side)
+        k = self._state
+        _calibrate(
+            raw,
+            self._generation,
+            k["top"],
+            k["held"],
+            k["counts"],
+            k["seen"],
+            k["moments"],
+            k["fit"],
+            surprise,
+            side,
+        )
         return surprise, side
 
     def take(self, source: Int64) -> None:
