@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from telemetry.storage.log import SegmentIndex
+from telemetry.storage.index import SegmentIndex
 from telemetry.storage.manifest import Entry, Manifest, locked, read_manifest, write_manifest
 from telemetry.storage.partition import PartitionWriter
 from telemetry.storage.segments import log_batches, segment_name, segments

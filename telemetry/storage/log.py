@@ -2,8 +2,10 @@
 
 A segment is 16 bytes of header and then frames. A frame's header is 32 bytes, little endian: payload length
 (u32), CRC-32 of all that follows (u32), kind (u8), flags (u8), 0 (u16), rows (u32), least and largest seen_ns
-(i64). Kinds: 1 keys (JSON), 2 a list of series that rows refer to (i32), 3 rows (list number u32, first
-arrival u32, then times, seen times unless all equal, values).
+(i64). Kinds: 1 keys (JSON); 2 a list of series that rows refer to (i32); 3 rows (list number u32, first
+arrival u32, then times, seen times unless all equal, values); 4 where the times of a list change (i32). Flags of
+rows: 1 float64, 2 one seen time, 4 one time, 8 a time for each run of kind 4, 16 only the values (and their
+places, i32) that differ from those of the frame before of the same list.
 """
 
 from __future__ import annotations
@@ -12,8 +14,6 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,47 +22,52 @@ from numpy.typing import NDArray
 from telemetry.errors import StoreError
 from telemetry.types import Events, Float64, Int64, Nanos, SeriesKey
 
-__all__ = ["HEADER", "Encoder", "Rows", "SegmentIndex", "arrivals", "start_segment"]
+__all__ = ["HEADER", "Encoder", "start_segment"]
 
 HEADER = b"TWLG" + struct.pack("<HHQ", 1, 0, 0)
-_FRAME = struct.Struct("<IIBBHIqq")
+FRAME = struct.Struct("<IIBBHIqq")
 _BODY = struct.Struct("<BBHIqq")
-_ROWS = struct.Struct("<II")
-_KEYS, _SERIES, _DATA = 1, 2, 3
-_FLOAT, _ONE_SEEN, _ONE_TIME = 1, 2, 4
-_MAX_FRAME = 1 << 30
+ROWS = struct.Struct("<II")
+KEYS, SERIES, DATA, RUNS = 1, 2, 3, 4
+FLOAT, ONE_SEEN, ONE_TIME, RUN_TIME, DELTA = 1, 2, 4, 8, 16
+_WHOLE_EVERY = 128
+MAX_FRAME = 1 << 30
 _REMEMBERED, _REMEMBERED_BYTES = 64, 1 << 17
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """A frame of rows: `series` are indices into the segment's keys, `arrival` the rank among equal seen_ns."""
+class _Chain:
+    """What the last batch of the same series held: unchanged counters and shared stamps are not written again."""
 
-    series: NDArray[np.int32]
-    time_ns: Int64
-    seen_ns: Int64
-    arrival: Int64
-    value: Int64 | Float64
+    __slots__ = ("_bits", "_count", "_float", "_lengths", "_starts")
 
-    def __len__(self) -> int:
-        return len(self.time_ns)
+    def __init__(self) -> None:
+        self._bits: Int64 | None = None
+        self._float = False
+        self._count = 0
+        self._starts: NDArray[np.int32] | None = None
+        self._lengths: Int64 = np.empty(0, np.int64)
 
+    def changed(self, value: Int64 | Float64) -> NDArray[np.int32] | None:
+        """Places of the values that are not those of the batch before, or None to write all of them."""
+        bits = np.ascontiguousarray(value).view(np.int64)
+        before, was_float = self._bits, self._float
+        self._bits, self._float = bits.copy(), value.dtype.kind == "f"
+        self._count += 1
+        if before is None or was_float != self._float or self._count % _WHOLE_EVERY == 0:
+            return None
+        places = np.flatnonzero(bits != before).astype(np.int32)
+        return places if 12 * len(places) < 6 * len(bits) else None
 
-def arrivals(seen: Int64, first: int) -> Int64:
-    """Rank each row among those of equal seen_ns; the first run starts at `first`."""
-    n = len(seen)
-    if n == 0:
-        return np.empty(0, np.int64)
-    place = np.arange(n, dtype=np.int64)
-    if seen[0] == seen[-1]:
-        return place + first
-    starts = np.flatnonzero(np.diff(seen)) + 1
-    base = np.zeros(n, np.int64)
-    base[starts] = starts
-    np.maximum.accumulate(base, out=base)
-    out = place - base
-    out[: starts[0]] += first
-    return out
+    def runs_of(self, time: Int64, number: int, frames: list[bytes]) -> NDArray[np.int32] | None:
+        """First rows of the runs of equal times (written ahead where they are new), or None if runs are short."""
+        if self._starts is not None and np.array_equal(np.repeat(time[self._starts], self._lengths), time):
+            return self._starts
+        starts = np.concatenate(([0], np.flatnonzero(np.diff(time)) + 1)).astype(np.int32)
+        if 8 * len(starts) > len(time):
+            return None
+        self._starts, self._lengths = starts, np.diff(np.append(starts, len(time)))
+        frames.append(_frame(RUNS, 0, number, 0, 0, _le(starts)))
+        return starts
 
 
 class Encoder:
@@ -72,6 +77,7 @@ class Encoder:
         self._ids: dict[SeriesKey, int] = {}
         self._lookups: dict[int, tuple[tuple[SeriesKey, ...], NDArray[np.int32]]] = {}
         self._lists: dict[bytes, int] = {}
+        self._chains: dict[int, _Chain] = {}
         self._made = 0
         self._seen: Nanos | None = None
         self._next = 0
@@ -92,23 +98,31 @@ class Encoder:
         seen, time, value = events.seen_ns, events.time_ns, events.value
         first = self._next if self._seen is not None and seen[0] == self._seen else 0
         n, last = len(seen), int(seen[-1])
-        flags = _FLOAT if value.dtype.kind == "f" else 0
-        parts = [_ROWS.pack(number, first)]
+        flags = FLOAT if value.dtype.kind == "f" else 0
+        parts = [ROWS.pack(number, first)]
+        chain = self._chains.get(number)
         if n > 1 and not (time != time[0]).any():
-            flags |= _ONE_TIME
+            flags |= ONE_TIME
             parts.append(_le(time[:1]))
+        elif chain is not None and (starts := chain.runs_of(time, number, frames)) is not None:
+            flags |= RUN_TIME
+            parts.append(_le(time[starts]))
         else:
             parts.append(_le(time))
         if seen[0] == last:
-            flags |= _ONE_SEEN
+            flags |= ONE_SEEN
             self._next = first + n
         else:
             parts.append(_le(seen))
-            tail = n - int(np.searchsorted(seen, last))
-            self._next = tail
+            self._next = n - int(np.searchsorted(seen, last))
         self._seen = last
-        parts.append(_le(value))
-        frames.append(_frame(_DATA, flags, n, int(seen[0]), last, b"".join(parts)))
+        changed = None if chain is None else chain.changed(value)
+        if changed is None:
+            parts.append(_le(value))
+        else:
+            flags |= DELTA
+            parts += [_le(changed), _le(value[changed])]
+        frames.append(_frame(DATA, flags, n, int(seen[0]), last, b"".join(parts)))
         return frames
 
     def _list(self, events: Events, frames: list[bytes]) -> int:
@@ -120,11 +134,12 @@ class Encoder:
         if number is None:
             number = self._made
             self._made += 1
-            frames.append(_frame(_SERIES, 0, len(events), 0, 0, text))
+            frames.append(_frame(SERIES, 0, len(events), 0, 0, text))
             if len(text) <= _REMEMBERED_BYTES:
                 self._lists[text] = number
+                self._chains[number] = _Chain()
                 if len(self._lists) > _REMEMBERED:
-                    del self._lists[next(iter(self._lists))]
+                    self._chains.pop(self._lists.pop(next(iter(self._lists))))
         self._last = (events.keys, events.series, number) if fixed else None
         return number
 
@@ -138,7 +153,7 @@ class Encoder:
             for key in new:
                 self._ids[key] = len(self._ids)
             text = json.dumps([[k.host, k.metric, k.labels] for k in new]).encode()
-            frames.append(_frame(_KEYS, 0, len(new), 0, 0, text))
+            frames.append(_frame(KEYS, 0, len(new), 0, 0, text))
         lookup = np.array([self._ids[k] for k in keys], np.int32)
         if len(self._lookups) > 64:
             self._lookups.clear()
@@ -163,124 +178,6 @@ def start_segment(path: Path) -> int:
     except OSError as error:
         raise StoreError(f"{path}: cannot start a log segment: {error.strerror}") from error
     return fd
-
-
-class SegmentIndex:
-    """What lies where in a segment; `extend` takes note of what was appended since.
-
-    A frame that is cut off, or whose checksum is wrong, ends the segment: what follows cannot be trusted.
-    """
-
-    def __init__(self) -> None:
-        self.keys: list[SeriesKey] = []
-        self.good = 0
-        """Bytes of whole frames."""
-        self.lost = 0
-        """Bytes after them."""
-        self.rows = 0
-        self.ordered = True
-        """No frame was first seen before the one that precedes it."""
-        self.first_seen: Nanos | None = None
-        self.last_seen: dict[str, Nanos] = {}
-        self._lists: list[NDArray[np.int32]] = []
-        self._hosts: list[str | None] = []
-        self._frames: list[tuple[int, int, int, int, Nanos, Nanos]] = []
-
-    def extend(self, fd: int) -> None:
-        """Read on from where the last look ended."""
-        chunk = 8 << 20
-        while True:
-            data = memoryview(os.pread(fd, chunk, self.good))
-            used = self._take(data)
-            self.good += used
-            size = os.fstat(fd).st_size
-            self.lost = size - self.good
-            if used == 0:
-                if len(data) == chunk and self._wants(data) > chunk:
-                    chunk = self._wants(data)
-                    continue
-                return
-            if self.lost <= 0:
-                return
-
-    def read(self, fd: int, seen_from: Nanos = -(2**63), seen_to: Nanos = 2**63 - 1) -> Iterator[Rows]:
-        """The frames that may hold rows seen in ``[seen_from, seen_to)``."""
-        for at, length, flags, n, first, last in self._frames:
-            if last >= seen_from and first < seen_to:
-                yield self._rows(memoryview(os.pread(fd, length, at)), flags, n, first)
-
-    def used_keys(self) -> set[SeriesKey]:
-        """The series that some row has."""
-        return {self.keys[i] for i in set().union(*(s.tolist() for s in self._lists))}
-
-    def _take(self, data: memoryview) -> int:
-        at = 0
-        if self.good == 0:
-            if len(data) < len(HEADER) or data[:6] != HEADER[:6]:
-                return 0
-            at = len(HEADER)
-        while at + _FRAME.size <= len(data):
-            length, crc, kind, flags, _, n, first, last = _FRAME.unpack_from(data, at)
-            end = at + _FRAME.size + length
-            if length > _MAX_FRAME or end > len(data) or zlib.crc32(data[at + 8 : end]) != crc:
-                break
-            body = data[at + _FRAME.size : end]
-            if kind == _KEYS:
-                for h, m, labels in json.loads(bytes(body)):
-                    self.keys.append(SeriesKey(h, m, tuple((str(k), str(v)) for k, v in labels)))
-            elif kind == _SERIES:
-                series = np.frombuffer(bytes(body), np.int32)
-                self._lists.append(series)
-                hosts = {self.keys[i].host for i in set(series.tolist())}
-                self._hosts.append(hosts.pop() if len(hosts) == 1 else None)
-            elif kind == _DATA:
-                self._note(body, flags, n, first, last)
-                self._frames.append((self.good + at + _FRAME.size, length, flags, n, first, last))
-            at = end
-        return at
-
-    def _note(self, body: memoryview, flags: int, n: int, first: Nanos, last: Nanos) -> None:
-        self.rows += n
-        if self._frames:
-            self.ordered = self.ordered and first >= self._frames[-1][5]
-        self.first_seen = first if self.first_seen is None else min(self.first_seen, first)
-        host = self._hosts[_ROWS.unpack_from(body)[0]]
-        if host is not None:
-            self.last_seen[host] = max(last, self.last_seen.get(host, last))
-            return
-        rows = self._rows(body, flags, n, first)
-        names = [self.keys[i].host for i in rows.series.tolist()]
-        for name, seen in dict(zip(names, rows.seen_ns.tolist(), strict=True)).items():
-            self.last_seen[name] = max(seen, self.last_seen.get(name, seen))
-
-    def _wants(self, data: memoryview) -> int:
-        """Bytes of the frame at hand, if its head can be believed."""
-        at = 0 if self.good else len(HEADER)
-        length = _FRAME.unpack_from(data, at)[0]
-        return at + _FRAME.size + int(length) if length <= _MAX_FRAME else 0
-
-    def _rows(self, body: memoryview, flags: int, n: int, first_seen: Nanos) -> Rows:
-        number, first = _ROWS.unpack_from(body)
-        at = _ROWS.size
-        if flags & _ONE_TIME:
-            time = np.full(n, np.frombuffer(body, np.int64, 1, at)[0])
-            at += 8
-        else:
-            time = np.frombuffer(body, np.int64, n, at)
-            at += 8 * n
-        if flags & _ONE_SEEN:
-            seen = np.full(n, first_seen, np.int64)
-            arrival = np.arange(first, first + n, dtype=np.int64)
-        else:
-            seen = np.frombuffer(body, np.int64, n, at)
-            at += 8 * n
-            arrival = arrivals(seen, first)
-        value: Int64 | Float64
-        if flags & _FLOAT:
-            value = np.frombuffer(body, np.float64, n, at)
-        else:
-            value = np.frombuffer(body, np.int64, n, at)
-        return Rows(self._lists[number], time, seen, arrival, value)
 
 
 def _frame(kind: int, flags: int, n: int, first: Nanos, last: Nanos, body: bytes) -> bytes:

@@ -8,7 +8,8 @@ order by one scatter instead of a sort; `arrival` is the rank among rows of equa
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -134,9 +135,13 @@ class FileWriter:
         n = len(rows)
         if n == 0:
             return
-        present, small = np.unique(rows.code, return_inverse=True)
-        rank = small.astype(np.uint16) if len(present) < 65_536 else small  # 16 bits: numpy sorts by radix
+        present = np.flatnonzero(np.bincount(rows.code))
+        small = np.uint16 if len(present) < 65_536 else np.int32  # 16 bits: numpy sorts by radix
+        ranks = np.zeros(int(present[-1]) + 1, small)
+        ranks[present] = np.arange(len(present))
+        rank = ranks[rows.code]
         order = np.argsort(rank, kind="stable")
+        sorted_rank = np.repeat(np.arange(len(present)), np.bincount(rank, minlength=len(present)))
         metrics: dict[str, int] = {}
         labels: dict[str, int] = {}
         metric_of = np.empty(len(present), np.int32)
@@ -147,16 +152,15 @@ class FileWriter:
             labels_of[i] = labels.setdefault(_text(labels_text(key.labels)), len(labels))
             self._used.add(code)
             self._host = key.host
-        sorted_rank = small[order]
-        table = pa.table(
+        table = pa.Table.from_arrays(
             [
-                pa.DictionaryArray.from_arrays(pa.array(metric_of[sorted_rank]), pa.array(list(metrics), pa.string())),
-                pa.DictionaryArray.from_arrays(pa.array(labels_of[sorted_rank]), pa.array(list(labels), pa.string())),
-                pa.array(rows.time_ns[order]),
-                pa.array(rows.seen_ns[order]),
-                pa.array(rows.arrival[order].astype(np.int32)),
-                pa.array(order.astype(np.int32)),
-                pa.array(rows.value[order]),
+                pa.DictionaryArray.from_arrays(_arrow(metric_of[sorted_rank]), _strings(metrics)),
+                pa.DictionaryArray.from_arrays(_arrow(labels_of[sorted_rank]), _strings(labels)),
+                _arrow(rows.time_ns[order]),
+                _arrow(rows.seen_ns[order]),
+                _arrow(rows.arrival.astype(np.int32)[order]),
+                _arrow(order.astype(np.int32)),
+                _arrow(rows.value[order]),
             ],
             schema=self._schema,
         )
@@ -236,12 +240,28 @@ def read_keys(path: str | Path, host: str, filesystem: Any = None) -> set[Series
     return found
 
 
+def _arrow(values: NDArray[Any]) -> Any:
+    """The same memory as an Arrow array (``pyarrow.array`` would import pandas to see whether it is one of its own)."""
+    import pyarrow as pa
+
+    kind = {"i4": pa.int32(), "i8": pa.int64(), "f8": pa.float64()}[values.dtype.str[1:]]
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
+
+
+def _strings(values: Iterable[str]) -> Any:
+    import pyarrow as pa
+
+    encoded = [v.encode() for v in values]
+    offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
+    return pa.StringArray.from_buffers(len(encoded), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded)))
+
+
 def _columns(table: Any, host: str, known: KeyTable) -> Columns:
     code = _series(table, host, known)
-    row = table["row"].to_numpy()
+    row = _numpy(table["row"].chunk(0))
     n = len(row)
     out: list[Any] = []
-    for source in (code, *(table[name].to_numpy() for name in _ORDER[1:])):
+    for source in (code, *(_numpy(table[name].chunk(0)) for name in _ORDER[1:])):
         column = np.empty(n, np.int64 if source.dtype == np.int32 and source is not code else source.dtype)
         column[row] = source
         out.append(column)
@@ -267,7 +287,20 @@ def _series(table: Any, host: str, known: KeyTable) -> NDArray[np.int32]:
 
 def _dictionary(column: Any) -> tuple[NDArray[np.int32], list[str]]:
     chunk = column.chunk(0) if column.num_chunks else column.combine_chunks()
-    return chunk.indices.to_numpy(), [v or "" for v in chunk.dictionary.to_pylist()]
+    return _numpy(chunk.indices), _texts(chunk.dictionary)
+
+
+def _numpy(array: Any) -> NDArray[Any]:
+    """An Arrow array without gaps, as it lies (``to_numpy`` would import pandas)."""
+    kind = {"int32": np.int32, "int64": np.int64, "double": np.float64}[str(array.type)]
+    return np.frombuffer(array.buffers()[1], kind, len(array), array.offset * np.dtype(kind).itemsize)
+
+
+def _texts(array: Any) -> list[str]:
+    _, where, data = array.buffers()
+    ends = np.frombuffer(where, np.int32, len(array) + 1, array.offset * 4).tolist()
+    text = data.to_pybytes() if data is not None else b""
+    return [text[lo:hi].decode() for lo, hi in pairwise(ends)]
 
 
 def _text(value: str) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from telemetry.errors import StoreError
 from telemetry.selectors import Selector
-from telemetry.storage.log import SegmentIndex
+from telemetry.storage.index import SegmentIndex
 from telemetry.storage.manifest import Entry, read_manifest
 from telemetry.storage.merge import Stream, merge_streams
 from telemetry.storage.parquet import Columns, KeyTable, read_file, read_keys

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from telemetry.storage.log import Rows, SegmentIndex
+from telemetry.storage.index import Rows, SegmentIndex
 from telemetry.storage.merge import sort_rows
 from telemetry.storage.parquet import ROW_GROUP, Columns
 from telemetry.types import Nanos
