@@ -46,12 +46,11 @@ VERSION, FRAG, TUNNEL, RECOVERED, OVERSION = range(5)
 HW_SUB = 0
 
 # What a batch dirtied beyond the columns that every row gets; told by the decode kernel, undone by Arena.clean.
-HAS_VLAN, HAS_TCP, HAS_TS, HAS_SACK, HAS_SYN, HAS_TUNNEL, HAS_MESSAGE, HAS_HW, HAS_RECOVERED = (
-    1 << i for i in range(9)
+HAS_VLAN, HAS_TCP, HAS_TS, HAS_SACK, HAS_SYN, HAS_TUNNEL, HAS_MESSAGE, HAS_HW, HAS_RECOVERED, HAS_IP6 = (
+    1 << i for i in range(10)
 )
 # Not columns, but reasons to look for hardware stamps: bytes past the IP length; a frame like a keyframe.
-HAS_TRAILER, HAS_KEYFRAME = 1 << 9, 1 << 10
-HAS_ALL = (1 << 9) - 1
+HAS_TRAILER, HAS_KEYFRAME = 1 << 10, 1 << 11
 
 int64: Any = np.int64
 uint64: Any = np.uint64
@@ -236,6 +235,9 @@ class Arena:
             self.i64[HW_TIME, :n] = NULL
             self.i32[HW_DEV : HW_PORT + 1, :n] = -1
             self.f32[HW_SUB, :n] = np.nan
+        if dirty & HAS_IP6:
+            self.u64[SRC_HI, :n] = 0
+            self.u64[DST_HI, :n] = 0
         if dirty & HAS_RECOVERED:
             self.u8[RECOVERED, :n] = 0
         self._n = self.dirty = 0

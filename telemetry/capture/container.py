@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numba import njit
 
-from telemetry.capture.columns import CAP, FRAME, IFACE, LINK, TIME, WIRE, Arena, I32s, I64s, U8s, int64
+from telemetry.capture.columns import CAP, FRAME, IFACE, LINK, TIME, WIRE, Arena, I32s, I64s, U8s, int64, uint64
 from telemetry.errors import InputError
 
 __all__ = ["CONTROL", "DAMAGE", "FULL", "MORE", "Container", "Pcap", "Snoop", "max_capture", "u32"]
@@ -72,9 +72,14 @@ def max_capture(linktype: int) -> int:
 
 @njit(cache=True, nogil=True)
 def u32(data: U8s, o: int, big: bool) -> int:
+    # unsigned indices: numba then leaves out the test for negative ones, and LLVM sees one load
+    a = data[uint64(o)]
+    b = data[uint64(o + 1)]
+    c = data[uint64(o + 2)]
+    d = data[uint64(o + 3)]
     if big:
-        return (data[o] << 24) | (data[o + 1] << 16) | (data[o + 2] << 8) | data[o + 3]
-    return data[o] | (data[o + 1] << 8) | (data[o + 2] << 16) | (data[o + 3] << 24)
+        return (a << 24) | (b << 16) | (c << 8) | d
+    return a | (b << 8) | (c << 16) | (d << 24)
 
 
 @njit(cache=True, nogil=True)

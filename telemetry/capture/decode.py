@@ -23,6 +23,7 @@ from telemetry.capture.columns import (
     FRAG,
     FRAME,
     HAS_HW,
+    HAS_IP6,
     HAS_KEYFRAME,
     HAS_MESSAGE,
     HAS_SACK,
@@ -93,12 +94,13 @@ DECODED_LINKS = frozenset({0, 1, 9, 12, 14, 50, 51, 101, 104, 108, 109, 113, 228
 
 @njit(cache=True, nogil=True)
 def be16(data: U8s, o: int) -> int:
-    return (data[o] << 8) | data[o + 1]
+    # unsigned indices: numba then leaves out the test for negative ones, and LLVM sees one load
+    return (data[uint64(o)] << 8) | data[uint64(o + 1)]
 
 
 @njit(cache=True, nogil=True)
 def be32(data: U8s, o: int) -> int:
-    return (data[o] << 24) | (data[o + 1] << 16) | (data[o + 2] << 8) | data[o + 3]
+    return (data[uint64(o)] << 24) | (data[uint64(o + 1)] << 16) | (data[uint64(o + 2)] << 8) | data[uint64(o + 3)]
 
 
 @njit(cache=True, nogil=True)
@@ -184,7 +186,8 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
     Returns the set of sparse column groups that were written (``HAS_*``).
     """
     dirty = 0
-    for i in range(start, stop):
+    for number in range(start, stop):
+        i = uint64(number)
         off = i64[FRAME, i]
         cap = int64(i32[CAP, i])
         end = off + cap
@@ -235,7 +238,7 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                     if o + 4 > end:
                         break
                     if depth == 0 and tags < 2:
-                        i32[VLAN + tags, i] = be16(data, o) & 0xFFF
+                        i32[uint64(VLAN + tags), i] = be16(data, o) & 0xFFF
                         dirty |= HAS_VLAN
                         tags += 1
                     et = be16(data, o + 2)
@@ -256,13 +259,13 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                 elif et == 0x8847 or et == 0x8848:
                     bottom = False
                     while o + 4 <= end and not bottom:
-                        bottom = data[o + 2] & 1 != 0
+                        bottom = data[uint64(o + 2)] & 1 != 0
                         o += 4
                     if not bottom or o >= end:
                         break
                     step = _GUESS
                 elif et == 0x8864:
-                    if o + 6 > end or data[o] != 0x11 or data[o + 1] != 0:
+                    if o + 6 > end or data[uint64(o)] != 0x11 or data[uint64(o + 1)] != 0:
                         break
                     limit = min(limit, o + 6 + be16(data, o + 4))
                     o += 6
@@ -307,8 +310,13 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                 else:
                     break
             if step == _LLC:
-                if o + 8 <= end and data[o] == 0xAA and data[o + 1] == 0xAA and data[o + 2] == 3:
-                    oui = (data[o + 3] << 16) | (data[o + 4] << 8) | data[o + 5]
+                if (
+                    o + 8 <= end
+                    and data[uint64(o)] == 0xAA
+                    and data[uint64(o + 1)] == 0xAA
+                    and data[uint64(o + 2)] == 3
+                ):
+                    oui = (data[uint64(o + 3)] << 16) | (data[uint64(o + 4)] << 8) | data[uint64(o + 5)]
                     et = be16(data, o + 6)
                     if (oui != 0 and oui != 0xF8) or et <= 1500:
                         break
@@ -317,18 +325,18 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                     if depth == 0:
                         etype = et
                     continue
-                if o + 3 <= end and data[o] == 6 and data[o + 1] == 6 and data[o + 2] == 3:
+                if o + 3 <= end and data[uint64(o)] == 6 and data[uint64(o + 1)] == 6 and data[uint64(o + 2)] == 3:
                     o += 3
                     step = _IP4
                 else:
                     break
             if step == _PPP:
-                if o + 2 <= end and data[o] == 0xFF and data[o + 1] == 3:
+                if o + 2 <= end and data[uint64(o)] == 0xFF and data[uint64(o + 1)] == 3:
                     o += 2
                 if o + 2 > end:
                     break
-                if data[o] & 1:
-                    kind = int64(data[o])
+                if data[uint64(o)] & 1:
+                    kind = int64(data[uint64(o)])
                     o += 1
                 else:
                     kind = int64(be16(data, o))
@@ -346,7 +354,7 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
             if step == _GUESS:
                 if o >= end:
                     break
-                kind = int64(data[o] >> 4)
+                kind = int64(data[uint64(o)] >> 4)
                 if kind == 4:
                     step = _IP4
                 elif kind == 6:
@@ -354,9 +362,9 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                 else:
                     break
             if step == _IP4:
-                if o + 20 > end or data[o] >> 4 != 4:
+                if o + 20 > end or data[uint64(o)] >> 4 != 4:
                     break
-                size = (data[o] & 15) << 2
+                size = (data[uint64(o)] & 15) << 2
                 total = be16(data, o + 2)
                 if size < 20 or (total != 0 and total < size):
                     break
@@ -371,8 +379,8 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                 dst_hi = uint64(0)
                 src_lo = uint64(be32(data, o + 12))
                 dst_lo = uint64(be32(data, o + 16))
-                ttl = int64(data[o + 8])
-                proto = int64(data[o + 9])
+                ttl = int64(data[uint64(o + 8)])
+                proto = int64(data[uint64(o + 9)])
                 nexth = proto
                 ip_id = be16(data, o + 4)
                 bits = be16(data, o + 6)
@@ -392,7 +400,7 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                 frag = 2 if bits & 0x2000 else 0
                 step = _L4
             elif step == _IP6:
-                if o + 40 > end or data[o] >> 4 != 6:
+                if o + 40 > end or data[uint64(o)] >> 4 != 6:
                     break
                 if depth == 1:
                     u8[OVERSION, i] = version
@@ -406,8 +414,8 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                 dst_hi = be64(data, o + 24)
                 dst_lo = be64(data, o + 32)
                 total = be16(data, o + 4)
-                nexth = int64(data[o + 6])
-                ttl = int64(data[o + 7])
+                nexth = int64(data[uint64(o + 6)])
+                ttl = int64(data[uint64(o + 7)])
                 ip_id = -1
                 sport = -1
                 dport = -1
@@ -425,7 +433,7 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                         break
                     if nexth == 44:
                         bits = be16(data, o + 2)
-                        nexth = int64(data[o])
+                        nexth = int64(data[uint64(o)])
                         o += 8
                         if bits & 0xFFF8:
                             frag = 1
@@ -433,8 +441,12 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                             break
                         frag = 2 if bits & 1 else 0
                     else:
-                        size = (int64(data[o + 1]) + 2) << 2 if nexth == 51 else (int64(data[o + 1]) + 1) << 3
-                        nexth = int64(data[o])
+                        size = (
+                            (int64(data[uint64(o + 1)]) + 2) << 2
+                            if nexth == 51
+                            else (int64(data[uint64(o + 1)]) + 1) << 3
+                        )
+                        nexth = int64(data[uint64(o)])
                         o += size
                 proto = nexth
                 pay = o
@@ -460,7 +472,7 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                         limit = min(limit, o + size)
                         if tunnel == 0:
                             tunnel = _VXLAN
-                            if data[o + 8] & 8:
+                            if data[uint64(o + 8)] & 8:
                                 tunnel_id = int64(be32(data, o + 12) >> 8)
                         o += 16
                         step = _ETHER
@@ -476,7 +488,7 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                         i64[ACK, i] = be32(data, o + 8)
                     if o + 14 <= end:
                         i16[FLAGS, i] = be16(data, o + 12) & 0xFFF
-                        size = (data[o + 12] >> 4) << 2
+                        size = (data[uint64(o + 12)] >> 4) << 2
                         pay = -1
                         plen = -1
                         if o + 16 <= end:
@@ -494,12 +506,12 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                                 dirty |= _tcp_options(data, o + 20, min(pay, end), i, i64, i32, i16)
                 elif nexth == 1 or nexth == 58:
                     if o + 2 <= end:
-                        i16[MTYPE, i] = data[o]
-                        i16[MCODE, i] = data[o + 1]
+                        i16[MTYPE, i] = data[uint64(o)]
+                        i16[MCODE, i] = data[uint64(o + 1)]
                         dirty |= HAS_MESSAGE
                 elif nexth == 2:
                     if o + 1 <= end:
-                        i16[MTYPE, i] = data[o]
+                        i16[MTYPE, i] = data[uint64(o)]
                         dirty |= HAS_MESSAGE
                 elif nexth == 132:
                     if o + 4 <= end:
@@ -515,8 +527,8 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                     step = _IP6
                 elif nexth == 51:
                     if o + 8 <= end:
-                        nexth = int64(data[o])
-                        o += (int64(data[o + 1]) + 2) << 2
+                        nexth = int64(data[uint64(o)])
+                        o += (int64(data[uint64(o + 1)]) + 2) << 2
                         step = _L4
                         if nexth == 51:
                             break
@@ -577,7 +589,7 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                             break
                         ident = int64(be16(data, o + 2) & 0x3FF)
                         kind = int64((be16(data, o + 10) >> 10) & 31)
-                        o += 20 if data[o + 11] & 1 else 12
+                        o += 20 if data[uint64(o + 11)] & 1 else 12
                         step = _ETHER if kind == 0 else _GUESS
                     elif et == 0x880B:
                         step = _PPP
@@ -599,10 +611,12 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
         i32[ETYPE, i] = etype
         u8[VERSION, i] = version
         u8[FRAG, i] = frag
-        u64[SRC_HI, i] = src_hi
         u64[SRC_LO, i] = src_lo
-        u64[DST_HI, i] = dst_hi
         u64[DST_LO, i] = dst_lo
+        if version == 6:
+            u64[SRC_HI, i] = src_hi
+            u64[DST_HI, i] = dst_hi
+            dirty |= HAS_IP6
         i16[PROTO, i] = proto
         i16[TTL, i] = ttl
         i32[IPID, i] = ip_id

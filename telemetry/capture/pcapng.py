@@ -77,7 +77,7 @@ def _walk_pcapng(
             why = 1
             break
         kind = int64(u32(data, pos, big))
-        if kind == _SHB or kind == _IDB or kind == _ISB:
+        if kind in (_SHB, _IDB, _ISB):
             why = 3
             break
         size = int64(u32(data, pos + 4, big))
@@ -91,7 +91,7 @@ def _walk_pcapng(
         if u32(data, pos + padded - 4, big) != size:
             why = 2
             break
-        if kind == _EPB or kind == _PB:
+        if kind in (_EPB, _PB):
             if size < 32:
                 why = 2
                 break

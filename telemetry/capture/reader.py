@@ -8,8 +8,24 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
+from numba import njit
 
-from telemetry.capture.columns import FRAME, HAS_RECOVERED, NULL, RECOVERED, Arena, Packets
+from telemetry.capture.columns import (
+    CAP,
+    FRAME,
+    HAS_RECOVERED,
+    NULL,
+    RECOVERED,
+    TIME,
+    WIRE,
+    Arena,
+    I32s,
+    I64s,
+    Packets,
+    U8s,
+    int64,
+    uint64,
+)
 from telemetry.capture.container import CONTROL, DAMAGE, FULL, MORE, Container, Pcap, Snoop
 from telemetry.capture.decode import decode
 from telemetry.capture.erf import Erf, looks_like_erf
@@ -21,7 +37,7 @@ from telemetry.errors import InputError
 __all__ = ["CaptureStats", "Damage", "Reader"]
 
 _BUFFER: Final = 2 << 20
-_CHUNK: Final = 1 << 19
+_CHUNK: Final = 1 << 18
 _KEEP: Final = 1 << 20  # of a damaged stretch, while more is read to find where records go on
 _MOST_DAMAGES: Final = 1000
 _POLL_S: Final = 0.05
@@ -94,25 +110,46 @@ class CaptureStats:
         ]
         return out
 
-    def count(self, batch: Packets, last_ns: int) -> int:
-        """Add a batch; return the last time in it."""
-        self.packets += batch.n
-        self.captured_bytes += int(batch.cap_len.sum(dtype=np.int64))
-        self.wire_bytes += int(batch.wire_len.sum(dtype=np.int64))
-        self.snapped += int(np.count_nonzero(batch.cap_len < batch.wire_len))
-        if batch.has & HAS_RECOVERED:
-            self.recovered += int(np.count_nonzero(batch.recovered))
-        times = batch.time_ns
-        least = int(times.min())
-        if least == NULL:
-            times = times[times != NULL]
-            if not len(times):
-                return last_ns
-            least = int(times.min())
-        self.backwards += int(np.count_nonzero(times[1:] < times[:-1])) + int(times[0] < last_ns)
-        self.first_ns = least if self.first_ns == NULL else min(self.first_ns, least)
-        self.last_ns = max(self.last_ns, int(times.max()))
-        return int(times[-1])
+    def count(self, arena: Arena, n: int, last_ns: int) -> int:
+        """Add the first `n` rows; return the last time in them."""
+        cap, wire, snapped, recovered, backwards, least, most, last_ns = _tally(
+            n, arena.i64, arena.i32, arena.u8, last_ns
+        )
+        self.packets += n
+        self.captured_bytes += cap
+        self.wire_bytes += wire
+        self.snapped += snapped
+        self.recovered += recovered
+        self.backwards += backwards
+        if least != NULL:
+            self.first_ns = least if self.first_ns == NULL else min(self.first_ns, least)
+            self.last_ns = max(self.last_ns, most)
+        return last_ns
+
+
+@njit(cache=True, nogil=True)
+def _tally(n: int, i64: I64s, i32: I32s, u8: U8s, last_ns: int) -> tuple[int, int, int, int, int, int, int, int]:
+    cap = int64(0)
+    wire = int64(0)
+    snapped = 0
+    recovered = 0
+    backwards = 0
+    least = int64(NULL)
+    most = int64(NULL)
+    for number in range(n):
+        i = uint64(number)
+        cap += i32[CAP, i]
+        wire += i32[WIRE, i]
+        snapped += i32[CAP, i] < i32[WIRE, i]
+        recovered += u8[RECOVERED, i]
+        t = i64[TIME, i]
+        if t != NULL:
+            backwards += t < last_ns
+            last_ns = t
+            most = max(most, t)
+            if t < least or least == NULL:
+                least = t
+    return cap, wire, snapped, recovered, backwards, least, most, last_ns
 
 
 class Reader:
@@ -185,6 +222,7 @@ class Reader:
         more = True
         while more:
             arena.clean()
+            self._compact()
             rows, more = self._fill(container)
             stats.dropped += container.dropped - dropped
             stats.read_bytes += self._stream.consumed() - read
@@ -192,9 +230,8 @@ class Reader:
             if rows:
                 if self._stamper is not None:
                     stats.hardware += self._stamper.apply(arena, self._buffer, rows)
-                batch = arena.packets(rows, self._buffer, self._stream.name, self._number)
-                last_ns = stats.count(batch, last_ns)
-                yield batch
+                last_ns = stats.count(arena, rows, last_ns)
+                yield arena.packets(rows, self._buffer, self._stream.name, self._number)
         if self._stamper is not None and self._stamper.format not in ("", *stats.stamp_formats):
             stats.stamp_formats.append(self._stamper.format)
         if stats.packets == packets_before and stats.damage_count > damages_before and self._last_bad == 0:
@@ -248,11 +285,7 @@ class Reader:
             bigger = self._buffer
             if need > size or kept == size:
                 bigger = np.empty(max(min(need, 2 * size), kept + _CHUNK), np.uint8)
-            bigger[:kept] = self._buffer[self._pos : self._end]
-            self._buffer = bigger
-            self._last_frame -= self._pos
-            self._base += self._pos
-            self._pos, self._end = 0, kept
+            self._shift(bigger, kept)
         stop = min(self._end + _CHUNK, len(self._buffer))
         into = self._buffer.data[self._end : stop]
         waited = 0.0
@@ -274,6 +307,19 @@ class Reader:
         self._end += n
         self._eof = n == 0
         return n > 0
+
+    def _compact(self) -> None:
+        """Move a short rest to the front, so that a batch is not cut short by the end of the buffer."""
+        kept = self._end - self._pos
+        if self._pos and kept <= _CHUNK:
+            self._shift(self._buffer, kept)
+
+    def _shift(self, into: U8s, kept: int) -> None:
+        into[:kept] = self._buffer[self._pos : self._end]
+        self._buffer = into
+        self._last_frame -= self._pos
+        self._base += self._pos
+        self._pos, self._end = 0, kept
 
     def _fill(self, container: Container) -> tuple[int, bool]:
         """Fill the arena; return how many rows, and whether there may be more."""
