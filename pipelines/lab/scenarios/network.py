@@ -10,7 +10,7 @@ from pipelines.lab.topology import sh
 
 __all__ = ["NETWORK"]
 
-HOP = {"layer": "network", "hop": "exch-trd"}
+HOP = {"layer": "network", "hop": "exch>trd"}
 
 
 def delay_step(run: Run) -> None:
@@ -163,10 +163,10 @@ NETWORK = (
     Scenario("ab_skew", "ab_skew", "one of the two lines takes a longer route", ab_skew,
              relay=True, place={**HOP, "line": "one"}),
     Scenario("tbf_bloat", "bufferbloat", "bulk traffic fills the queue of the trader's shaped link", tbf_bloat,
-             prepare=_sink, place={"layer": "network", "hop": "exch-trd", "device": "st"},
+             prepare=_sink, place={"layer": "network", "hop": "exch>trd", "device": "st"},
              counter=r"sw\.qdisc\.st\.(overlimits|drops)", shape="ramp", needs=("tc",), alone=True),
     Scenario("rate_limit", "rate_limit", "a shaped link: bursts queue, single packets do not", rate_limit,
-             place={"layer": "network", "hop": "exch-trd", "device": "st"},
+             place={"layer": "network", "hop": "exch>trd", "device": "st"},
              counter=r"sw\.qdisc\.st\.overlimits", needs=("tc",)),
     Scenario("link_flap", "link_flap", "the trader's link loses its carrier for a moment, several times", link_flap,
              place={"layer": "network", "netns": "trd", "device": "eth0"},
