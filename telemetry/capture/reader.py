@@ -285,7 +285,7 @@ class Reader:
             bigger = self._buffer
             if need > size or kept == size:
                 bigger = np.empty(max(min(need, 2 * size), kept + _CHUNK), np.uint8)
-            self._shift(bigger, kept)
+            self._shift(bigger, self._pos)
         stop = min(self._end + _CHUNK, len(self._buffer))
         into = self._buffer.data[self._end : stop]
         waited = 0.0
@@ -310,16 +310,18 @@ class Reader:
 
     def _compact(self) -> None:
         """Move a short rest to the front, so that a batch is not cut short by the end of the buffer."""
-        kept = self._end - self._pos
-        if self._pos and kept <= _CHUNK:
-            self._shift(self._buffer, kept)
+        start = self._last_frame if 0 <= self._last_frame < self._pos else self._pos  # see `_resync`
+        if start and self._end - start <= _CHUNK:
+            self._shift(self._buffer, start)
 
-    def _shift(self, into: U8s, kept: int) -> None:
-        into[:kept] = self._buffer[self._pos : self._end]
+    def _shift(self, into: U8s, start: int) -> None:
+        """Move what is wanted, from `start` on, to the front of `into`."""
+        into[: self._end - start] = self._buffer[start : self._end]
         self._buffer = into
-        self._last_frame -= self._pos
-        self._base += self._pos
-        self._pos, self._end = 0, kept
+        self._last_frame -= start
+        self._base += start
+        self._pos -= start
+        self._end -= start
 
     def _fill(self, container: Container) -> tuple[int, bool]:
         """Fill the arena; return how many rows, and whether there may be more."""
