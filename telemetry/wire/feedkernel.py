@@ -18,20 +18,22 @@ from numba import njit
 
 from telemetry.wire.formats import (
     CHANNEL,
+    CONTENT,
     DATA,
     HEADER,
     HEARTBEAT,
     KIND,
+    MOLD,
     OTHER,
     RESET,
     SENT,
     SEQ,
-    SESSIONS,
     STEP,
     parse,
+    parse_mold,
 )
 
-__all__ = ["GAP_SLOTS", "HEAD_BYTES", "HOLD_NS", "LEARN", "TICK_NS", "feed", "learn", "sweep"]
+__all__ = ["GAP_SLOTS", "HEAD_BYTES", "HOLD_NS", "LEARN", "ROWS_EACH", "TICK_NS", "feed", "sweep", "tell"]
 
 HOLD_NS: Final = 100_000_000
 """How long a gap may wait to be filled before it counts."""
@@ -41,16 +43,16 @@ LEARN: Final = 32
 """Packets of a group that are looked at before its format is told."""
 HEAD_BYTES: Final = 64
 """Bytes of payload that matter: header and enough content to tell A and B lines."""
-CONTENT: Final = 24
-"""Bytes behind the header that must be equal on both lines, where no session says that they are one feed."""
+ROWS_EACH: Final = 2 * GAP_SLOTS + 8
+"""Most rows that one packet gives, but for the sweep."""
 TICK_NS: Final = 100_000_000
 
 _NULL: Final = np.iinfo(np.int64).min
 _AGREE: Final = 8  # equal contents before two streams count as lines of one feed
 
-# Group state: format (>= 0), UNKNOWN or NONE; packets learnt from; time of the first; order among lines.
+# Group state: format (>= 0), UNKNOWN or NONE; packets learnt from; time of the first; order among lines; stream + 1.
 UNKNOWN, NONE = -1, -2
-G_FORMAT, G_SEEN, G_SINCE, G_RANK = range(4)
+G_FORMAT, G_SEEN, G_SINCE, G_RANK, G_STREAM = range(5)
 
 # Stream state, int64.
 (
@@ -66,7 +68,7 @@ P_EXPECTED, P_OPEN, P_A, P_B = range(4)
 GAP, REORDERED, DUPLICATE, RESTART, SKEW, DELAY, PACKETS, LOST_BOTH, STARTED = range(9)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True)
 def _put(out, k, code, stream, time, value, lo, hi):  # type: ignore[no-untyped-def]
     out[k, 0], out[k, 1], out[k, 2], out[k, 3], out[k, 4], out[k, 5] = code, stream, time, value, lo, hi
     return k + 1
@@ -216,84 +218,29 @@ def _union(state, pair, pgaps, p, seq, step, time, out, k):  # type: ignore[no-u
 
 
 @njit(cache=True, nogil=True)
-def _packet(  # type: ignore[no-untyped-def]
-    g, code, data, at, cap, plen, time, groups, stable, state, gaps, pair, pgaps, content, counts, head, out, k,
-):  # fmt: skip
-    """One packet of a group whose format is known."""
-    if not parse(code, data, at, cap, plen, head):
-        counts[2] += 1
-        return k
-    s, n = _stream_of(np.int64(g), head[CHANNEL], groups[g, G_RANK], stable, state, counts[0])
-    counts[0] = n
-    if s < 0:
-        counts[3] += 1
-        return k
-    state[s, S_PACKETS] += 1
-    state[s, S_TICK_PACKETS] += 1
-    state[s, S_LAST] = time
-    if not state[s, S_STARTED]:
-        k = _put(out, k, STARTED, s, time, 0, head[SEQ], head[SEQ])
-    if head[SENT] != _NULL and head[KIND] != OTHER:
-        k = _put(out, k, DELAY, s, time, time - head[SENT], 0, 0)
-    if head[KIND] == OTHER:
-        return k
-    resets = state[s, S_RESETS]
-    k = _advance(state, s, gaps[s], head[SEQ], head[STEP], head[KIND], time, out, k)
-    restarted = state[s, S_RESETS] != resets
+def _restart_union(state, pair, s, seq_end):  # type: ignore[no-untyped-def]
+    """The lines restart one after the other: the union begins anew with the first."""
     p = state[s, S_PAIR]
-    if p >= 0:
-        if restarted:
-            # The lines restart one after the other: the union begins anew with the first.
-            if head[SEQ] + head[STEP] < pair[p, P_EXPECTED]:
-                pair[p, P_EXPECTED], pair[p, P_OPEN] = head[SEQ] + head[STEP], 0
-        elif head[SEQ] + head[STEP] >= state[s, S_EXPECTED] or pair[p, P_OPEN] > 0:
-            k = _union(state, pair, pgaps, p, head[SEQ], head[STEP], time, out, k)
-    if head[KIND] != DATA or head[STEP] <= 0:
-        return k
-    # The same content under the same number in another group: the other line.
-    h = np.uint64(head[SEQ]) * np.uint64(0x9E3779B97F4A7C15)
-    if code <= SESSIONS:
-        h ^= np.uint64(head[CHANNEL]) * np.uint64(0xFF51AFD7ED558CCD)
-    else:
-        first = at + HEADER[code]
-        stop = at + min(cap, plen, HEADER[code] + CONTENT)
-        while first < stop:
-            word = np.uint64(0)
-            for b in range(first, min(first + 8, stop)):
-                word = (word << np.uint64(8)) | np.uint64(data[b])
-            h = (h ^ word) * np.uint64(0xC2B2AE3D27D4EB4F)
-            h ^= h >> np.uint64(32)
-            first += 8
-    if head[SENT] != _NULL:
-        h ^= np.uint64(head[SENT]) * np.uint64(0x165667B19E3779F9)
-    h ^= h >> np.uint64(31)
-    slot = np.int64(h >> np.uint64(20)) & (len(content) - 1)
-    other = content[slot, 1] - 1
-    if content[slot, 0] == np.int64(h) and other >= 0 and other != s and state[other, S_GROUP] != g:
-        o = other
-        if state[s, S_PARTNER] < 0 and state[o, S_PARTNER] < 0:
-            if state[s, S_VOTED] != o:
-                state[s, S_VOTED], state[s, S_VOTES] = o, 0
-            state[s, S_VOTES] += 1
-            if state[s, S_VOTES] >= _AGREE and counts[1] < len(pair):
-                p = counts[1]
-                counts[1] += 1
-                a, b2 = (s, o) if state[s, S_LINE] < state[o, S_LINE] else (o, s)
-                state[s, S_PARTNER], state[o, S_PARTNER] = o, s
-                state[s, S_PAIR] = state[o, S_PAIR] = p
-                pair[p, P_A], pair[p, P_B], pair[p, P_OPEN] = a, b2, 0
-                pair[p, P_EXPECTED] = max(state[s, S_EXPECTED], state[o, S_EXPECTED])
-        if state[s, S_PARTNER] == o:
-            p = state[s, S_PAIR]
-            skew = time - content[slot, 2] if pair[p, P_B] == s else content[slot, 2] - time
-            k = _put(out, k, SKEW, pair[p, P_A], time, skew, 0, 0)
-            content[slot, 1] = 0
-            return k
-        if state[o, S_VOTED] == s or state[s, S_VOTED] == o:
-            content[slot, 1] = 0
-            return k
-    content[slot, 0], content[slot, 1], content[slot, 2] = np.int64(h), s + 1, time
-    return k
+    if seq_end < pair[p, P_EXPECTED]:
+        pair[p, P_EXPECTED], pair[p, P_OPEN] = seq_end, 0
+
+
+@njit(cache=True, nogil=True)
+def _agree(s, o, state, pair, counts):  # type: ignore[no-untyped-def]
+    """Stream `s` carries what `o` carried: count that, and make them lines of one feed when it is plain."""
+    if state[s, S_PARTNER] >= 0 or state[o, S_PARTNER] >= 0:
+        return
+    if state[s, S_VOTED] != o:
+        state[s, S_VOTED], state[s, S_VOTES] = o, 0
+    state[s, S_VOTES] += 1
+    if state[s, S_VOTES] >= _AGREE and counts[1] < len(pair):
+        p = counts[1]
+        counts[1] += 1
+        a, b = (s, o) if state[s, S_LINE] < state[o, S_LINE] else (o, s)
+        state[s, S_PARTNER], state[o, S_PARTNER] = o, s
+        state[s, S_PAIR] = state[o, S_PAIR] = p
+        pair[p, P_A], pair[p, P_B], pair[p, P_OPEN] = a, b, 0
+        pair[p, P_EXPECTED] = max(state[s, S_EXPECTED], state[o, S_EXPECTED])
 
 
 @njit(cache=True, nogil=True)
@@ -312,8 +259,9 @@ def sweep(now, state, gaps, pair, pgaps, counts, out, k):  # type: ignore[no-unt
 
 
 @njit(cache=True, nogil=True)
-def _recognise(heads, meta, base, m, head):  # type: ignore[no-untyped-def]
-    """Tell the format of a group by `m` stored packets: every header must fit and the numbers must run on."""
+def tell(g, groups, heads, meta, head):  # type: ignore[no-untyped-def]
+    """Tell the format of a group by the packets kept of it: every header must fit and the numbers must run on."""
+    base, m = g * LEARN, groups[g, G_SEEN]
     best, best_runs = np.int64(NONE), np.int64(0)
     channels = np.empty(16, np.int64)
     expected = np.empty(16, np.int64)
@@ -349,25 +297,24 @@ def _recognise(heads, meta, base, m, head):  # type: ignore[no-untyped-def]
             continue
         if 20 * fits >= 19 * m and moves >= 2 and 10 * runs >= 6 * steps and runs > best_runs:
             best, best_runs = np.int64(code), np.int64(runs)
-    return best
+    groups[g, G_FORMAT] = best
 
 
 @njit(cache=True, nogil=True)
-def learn(  # type: ignore[no-untyped-def]
-    g, groups, heads, meta, stable, state, gaps, pair, pgaps, content, counts, head, out, k,
-):  # fmt: skip
-    """Tell a group's format and feed the packets that were kept for it."""
-    base, m = g * LEARN, groups[g, G_SEEN]
-    code = _recognise(heads, meta, base, m, head)
-    groups[g, G_FORMAT] = code
-    if code >= 0:
-        for q in range(m):
-            slot = base + q
-            k = _packet(
-                g, code, heads, slot * HEAD_BYTES, meta[slot, 2], meta[slot, 1], meta[slot, 0], groups, stable, state,
-                gaps, pair, pgaps, content, counts, head, out, k,
-            )  # fmt: skip
-    return k
+def keep(i, g, t, poff, plen, pcap, data, groups, heads, meta):  # type: ignore[no-untyped-def]
+    """Keep what matters of a packet whose group is not told yet; True when there is enough to tell."""
+    cap = min(np.int64(pcap[i]), np.int64(HEAD_BYTES))
+    if poff[i] < 0 or cap < 0 or poff[i] + cap > len(data):
+        return False
+    m = groups[g, G_SEEN]
+    if m == 0:
+        groups[g, G_SINCE] = t
+    slot = g * LEARN + m
+    meta[slot, 0], meta[slot, 1], meta[slot, 2] = t, plen[i], cap
+    for b in range(cap):
+        heads[slot * HEAD_BYTES + b] = data[poff[i] + b]
+    groups[g, G_SEEN] = m + 1
+    return m + 1 >= LEARN or (m + 1 >= 8 and t - groups[g, G_SINCE] > 500_000_000)
 
 
 @njit(cache=True, nogil=True)
@@ -377,42 +324,108 @@ def feed(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Feed packets from `start`; return (next packet, rows written).
 
-    Stops early where `out` might not hold what the next packet finds.
+    A group whose format has just been told is replayed from what was kept of it (`clock`: tick, group to
+    replay + 1, packet of it). Stops early where `out` might not hold what the next packet finds.
     """
     k = 0
-    for i in range(start, n):
-        f = flow[i]
-        if f < 0:
+    i = start
+    replay, place = clock[1] - 1, clock[2]
+    while True:
+        if k + ROWS_EACH > len(out):
+            break
+        if replay >= 0:
+            g = replay
+            if place >= groups[g, G_SEEN]:
+                replay = np.int64(-1)
+                continue
+            slot = g * LEARN + place
+            place += 1
+            code = groups[g, G_FORMAT]
+            if code < 0:
+                continue
+            t = meta[slot, 0]
+            fits = parse(code, heads, slot * HEAD_BYTES, meta[slot, 2], meta[slot, 1], head)
+        else:
+            if i >= n:
+                break
+            f = flow[i]
+            if f < 0:
+                i += 1
+                continue
+            g = np.int64(group_of[f])
+            if g < 0 or groups[g, G_FORMAT] == NONE or plen[i] <= 0 or times[i] == _NULL:
+                i += 1
+                continue
+            t = times[i]
+            tick = t // TICK_NS
+            if tick > clock[0]:
+                if clock[0] != _NULL:
+                    if k + ROWS_EACH + (GAP_SLOTS + 1) * counts[0] + GAP_SLOTS * counts[1] > len(out):
+                        break
+                    k = sweep((clock[0] + 1) * TICK_NS, state, gaps, pair, pgaps, counts, out, k)
+                clock[0] = tick
+            code = groups[g, G_FORMAT]
+            if code < 0:
+                if keep(i, g, t, poff, plen, pcap, data, groups, heads, meta):
+                    tell(g, groups, heads, meta, head)
+                    replay, place = g, np.int64(0)
+                i += 1
+                continue
+            if code == MOLD:
+                fits = parse_mold(data, poff[i], np.int64(pcap[i]), np.int64(plen[i]), head)
+            else:
+                fits = parse(code, data, poff[i], np.int64(pcap[i]), np.int64(plen[i]), head)
+            i += 1
+        if not fits:
+            counts[2] += 1
             continue
-        g = np.int64(group_of[f])
-        if g < 0 or groups[g, G_FORMAT] == NONE or plen[i] <= 0 or times[i] == _NULL:
+        s = groups[g, G_STREAM] - 1
+        if s < 0 or state[s, S_CHANNEL] != head[CHANNEL]:
+            s, known = _stream_of(g, head[CHANNEL], groups[g, G_RANK], stable, state, counts[0])
+            counts[0] = known
+            if s < 0:
+                counts[3] += 1
+                continue
+            groups[g, G_STREAM] = s + 1
+        seq, step, kind = head[SEQ], head[STEP], head[KIND]
+        state[s, S_PACKETS] += 1
+        state[s, S_TICK_PACKETS] += 1
+        state[s, S_LAST] = t
+        if kind == OTHER:
             continue
-        if k + (GAP_SLOTS + 1) * (counts[0] + LEARN) + GAP_SLOTS * counts[1] + 64 * LEARN > len(out):
-            return i, k
-        t = times[i]
-        tick = t // TICK_NS
-        if tick > clock[0]:
-            if clock[0] != _NULL:
-                k = sweep((clock[0] + 1) * TICK_NS, state, gaps, pair, pgaps, counts, out, k)
-            clock[0] = tick
-        code = groups[g, G_FORMAT]
-        if code >= 0:
-            k = _packet(
-                g, code, data, poff[i], np.int64(pcap[i]), np.int64(plen[i]), t, groups, stable, state, gaps, pair,
-                pgaps, content, counts, head, out, k,
-            )  # fmt: skip
+        if head[SENT] != _NULL:
+            k = _put(out, k, DELAY, s, t, t - head[SENT], 0, 0)
+        p = state[s, S_PAIR]
+        if seq == state[s, S_EXPECTED] and state[s, S_STARTED] and kind != RESET:
+            state[s, S_EXPECTED] = seq + step
+            state[s, S_RUN] = 0
+        else:
+            resets = state[s, S_RESETS]
+            k = _advance(state, s, gaps[s], seq, step, kind, t, out, k)
+            if p >= 0 and state[s, S_RESETS] != resets:
+                _restart_union(state, pair, s, seq + step)
+        if p >= 0:
+            if seq == pair[p, P_EXPECTED]:
+                pair[p, P_EXPECTED] = seq + step
+            elif pair[p, P_OPEN] > 0 or (seq > pair[p, P_EXPECTED] and seq + step >= state[s, S_EXPECTED]):
+                k = _union(state, pair, pgaps, p, seq, step, t, out, k)
+        if kind != DATA or step <= 0:
             continue
-        cap = min(np.int64(pcap[i]), np.int64(HEAD_BYTES))
-        if poff[i] < 0 or cap < 0 or poff[i] + cap > len(data):
+        # The same content under the same number in another group: the other line.
+        h = np.uint64(head[CONTENT]) ^ (np.uint64(seq) * np.uint64(0x9E3779B97F4A7C15))
+        h ^= h >> np.uint64(29)
+        h *= np.uint64(0xBF58476D1CE4E5B9)
+        c = np.int64(h >> np.uint64(40)) & (len(content) - 1)
+        o = content[c, 1] - 1
+        if content[c, 0] == np.int64(h) and o >= 0 and o != s and state[o, S_GROUP] != g:
+            if state[s, S_PARTNER] != o:
+                _agree(s, o, state, pair, counts)
+            if state[s, S_PARTNER] == o:
+                p = state[s, S_PAIR]
+                late = t - content[c, 2]
+                k = _put(out, k, SKEW, pair[p, P_A], t, late if pair[p, P_B] == s else -late, 0, 0)
+            content[c, 1] = 0
             continue
-        m = groups[g, G_SEEN]
-        if m == 0:
-            groups[g, G_SINCE] = t
-        slot = g * LEARN + m
-        meta[slot, 0], meta[slot, 1], meta[slot, 2] = t, plen[i], cap
-        for b in range(cap):
-            heads[slot * HEAD_BYTES + b] = data[poff[i] + b]
-        groups[g, G_SEEN] = m + 1
-        if m + 1 >= LEARN or (m + 1 >= 8 and t - groups[g, G_SINCE] > 500_000_000):
-            k = learn(g, groups, heads, meta, stable, state, gaps, pair, pgaps, content, counts, head, out, k)
-    return n, k
+        content[c, 0], content[c, 1], content[c, 2] = np.int64(h), s + 1, t
+    clock[1], clock[2] = replay + 1, place
+    return i, k

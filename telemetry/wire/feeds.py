@@ -90,10 +90,10 @@ class Feeds:
         self._known = 0
         self._by_destination: dict[tuple[int, int, int], int] = {}
         self._group_names: list[str] = []
-        self._groups = np.zeros((64, 4), np.int64)
+        self._groups = np.zeros((64, 5), np.int64)
         self._heads = np.zeros(64 * fk.LEARN * fk.HEAD_BYTES, np.uint8)
         self._meta = np.zeros((64 * fk.LEARN, 3), np.int64)
-        self._clock = np.full(1, np.iinfo(np.int64).min, np.int64)
+        self._clock = np.array([np.iinfo(np.int64).min, 0, 0], np.int64)
         self._stable = np.full(4 * _MOST_STREAMS, -1, np.int32)
         self._state = np.zeros((64, fk.STREAM_FIELDS), np.int64)
         self._gaps = np.zeros((64, fk.GAP_SLOTS, 3), np.int64)
@@ -101,7 +101,7 @@ class Feeds:
         self._pgaps = np.zeros((1024, fk.GAP_SLOTS, 3), np.int64)
         self._content = np.zeros((1 << 14, 3), np.int64)
         self._counts = np.zeros(4, np.int64)  # streams, pairs, headers that did not fit, streams refused
-        self._head = np.zeros(5, np.int64)
+        self._head = np.zeros(6, np.int64)
         self._out = np.empty((1 << 14, 6), np.int64)
         self.refused_groups = 0
         self.gaps: list[Gap] = []
@@ -120,37 +120,45 @@ class Feeds:
     def push(self, packets: Packets, flow: NDArray[np.int32]) -> FeedRows:
         """Feed a batch; return what was found."""
         self._classify()
-        p, at, found = packets, 0, []
-        while True:
-            self._reserve()
-            at, rows = fk.feed(
-                at, p.n, p.time_ns, flow, p.payload_off, p.payload_len, p.payload_cap, p.data, self._group_of,
-                self._groups, self._heads, self._meta, self._clock, self._stable, self._state, self._gaps, self._pair,
-                self._pgaps, self._content, self._counts, self._head, self._out,
-            )  # fmt: skip
-            if rows:
-                found.append(self._out[:rows].copy())
-            if at >= p.n:
-                return self._noted(found)
+        return self._noted(self._feed(packets, flow, packets.n))
 
     def finish(self) -> FeedRows:
         """Tell what is still undecided: short groups, open gaps, the last tick."""
         found = []
         for g in range(len(self._group_names)):
             if self._groups[g, fk.G_FORMAT] == fk.UNKNOWN and self._groups[g, fk.G_SEEN] >= 4:
-                self._reserve()
-                rows = fk.learn(
-                    g, self._groups, self._heads, self._meta, self._stable, self._state, self._gaps, self._pair,
-                    self._pgaps, self._content, self._counts, self._head, self._out, 0,
-                )  # fmt: skip
-                found.append(self._out[:rows].copy())
+                fk.tell(g, self._groups, self._heads, self._meta, self._head)
+                self._clock[1], self._clock[2] = g + 1, 0
+                found += self._feed(None, np.empty(0, np.int32), 0)
         if self._clock[0] != np.iinfo(np.int64).min:
-            self._reserve()
             end = int(self._clock[0] + 1) * fk.TICK_NS
             for now in (end, end + 2 * fk.HOLD_NS):
+                self._reserve()
                 rows = fk.sweep(now, self._state, self._gaps, self._pair, self._pgaps, self._counts, self._out, 0)
                 found.append(self._out[:rows].copy())
         return self._noted(found)
+
+    def _feed(self, packets: Packets | None, flow: NDArray[np.int32], n: int) -> list[Int64]:
+        """Run the kernel over a batch (or a replay alone), in as many steps as its output needs."""
+        if packets is None:
+            time = off = np.empty(0, np.int64)
+            size = cap = np.empty(0, np.int32)
+            data = np.empty(0, np.uint8)
+        else:
+            time, off, data = packets.time_ns, packets.payload_off, packets.data
+            size, cap = packets.payload_len, packets.payload_cap
+        at, found = 0, []
+        while True:
+            self._reserve()
+            at, rows = fk.feed(
+                at, n, time, flow, off, size, cap, data, self._group_of, self._groups, self._heads, self._meta,
+                self._clock, self._stable, self._state, self._gaps, self._pair, self._pgaps, self._content,
+                self._counts, self._head, self._out,
+            )  # fmt: skip
+            if rows:
+                found.append(self._out[:rows].copy())
+            if at >= n and self._clock[1] == 0:
+                return found
 
     def name(self, stream: int) -> str:
         """``address:port`` of a stream, with ``/n`` for the further channels of one destination."""
@@ -188,8 +196,9 @@ class Feeds:
         return result
 
     def _noted(self, found: list[Int64]) -> FeedRows:
-        rows = np.concatenate(found) if found else np.empty((0, 6), np.int64)
-        for code, stream, time, _, first, last in rows[(rows[:, 0] == fk.GAP) | (rows[:, 0] == fk.LOST_BOTH)].tolist():
+        rows = found[0] if len(found) == 1 else np.concatenate(found) if found else np.empty((0, 6), np.int64)
+        gaps = rows[(rows[:, 0] == fk.GAP) | (rows[:, 0] == fk.LOST_BOTH)]
+        for code, stream, time, _, first, last in gaps.tolist():
             if len(self.gaps) >= _MOST_RANGES:
                 self.gap_ranges_left_out += 1
                 continue
@@ -239,6 +248,6 @@ class Feeds:
         if streams + 8192 // 64 > size and size < _MOST_STREAMS:
             self._state = np.concatenate([self._state, np.zeros_like(self._state)])
             self._gaps = np.concatenate([self._gaps, np.zeros_like(self._gaps)])
-        rows = 4 * ((fk.GAP_SLOTS + 1) * (streams + fk.LEARN) + fk.GAP_SLOTS * pairs + 64 * fk.LEARN)
-        if rows > len(self._out):
-            self._out = np.empty((2 * rows, 6), np.int64)
+        rows = (fk.GAP_SLOTS + 1) * streams + fk.GAP_SLOTS * pairs + 64 * fk.ROWS_EACH
+        if 2 * rows > len(self._out):
+            self._out = np.empty((4 * rows, 6), np.int64)

@@ -22,7 +22,7 @@ HASH_BYTES = 48
 """Payload bytes that count: what a snap length of 128 keeps behind VLANs, IPv4 and TCP options."""
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True)
 def _step(h, word):  # type: ignore[no-untyped-def]
     h = (h ^ word) * np.uint64(0x9E3779B97F4A7C15)
     return h ^ (h >> np.uint64(32))

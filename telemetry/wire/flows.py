@@ -36,7 +36,7 @@ _PROTOCOLS: Final = {
 _WORDS: Final = 5  # src hi, src lo, dst hi, dst lo, ports with protocol and version
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True)
 def _mix(a, b, c):  # type: ignore[no-untyped-def]
     h = (a * np.uint64(0x9E3779B97F4A7C15)) ^ (b * np.uint64(0xC2B2AE3D27D4EB4F)) ^ (c * np.uint64(0x165667B19E3779F9))
     h ^= h >> np.uint64(29)

@@ -45,14 +45,14 @@ _SLOW_ACK_NS: Final = 20_000_000  # a delayed acknowledgement waits 40 ms or mor
 U_SEQ, U_NEXT, U_TIME, U_LINK = range(4)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True)
 def _gt(a, b):  # type: ignore[no-untyped-def]
     """Whether sequence number a is after b (RFC 1982)."""
     d = (a - b) & _M32
     return 0 < d < _HALF
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True)
 def _row(out, k, kind, flow, time, value):  # type: ignore[no-untyped-def]
     out[k, 0], out[k, 1], out[k, 2], out[k, 3] = kind, flow, time, value
     return k + 1
