@@ -24,6 +24,7 @@ EVIDENCE = 1
 ALERT = 2
 DAY_NS = 86_400_000_000_000
 AGREE = 0.9
+ELEVATED = 1.5
 MOST = 8
 RING = MOST + 2
 
@@ -50,20 +51,20 @@ class Policy(Protocol):
 def _evidence(ring, at):  # type: ignore[no-untyped-def]
     """The best of k * AGREE^(k-1) * (k-th largest of the last k + 2 surprises), k = 1..MOST."""
     best, weight = ring[at], 1.0
-    for k in range(2, MOST + 1):
-        weight *= AGREE
-        top = np.zeros(MOST, np.float64)
-        for back in range(min(k + 2, RING)):
-            v = ring[(at - back) % RING]
-            j = k - 1
-            if v > top[j]:
-                while j > 0 and top[j - 1] < v:
-                    top[j] = top[j - 1]
-                    j -= 1
-                top[j] = v
-        e = k * weight * top[k - 1]
-        if e > best:
-            best = e
+    ranked = np.zeros(RING, np.float64)  # the last windows, largest first
+    for back in range(RING):
+        v = ring[(at - back) % RING]
+        j = back
+        while j > 0 and ranked[j - 1] < v:
+            ranked[j] = ranked[j - 1]
+            j -= 1
+        ranked[j] = v
+        k = back - 1
+        if k >= 2:
+            weight *= AGREE
+            e = k * weight * ranked[k - 1]
+            if e > best:
+                best = e
     return best
 
 
@@ -74,31 +75,34 @@ def _decide(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     n_windows, n = surprise.shape
     per_host = np.zeros(n_hosts, np.int64)
+    cold = n
     for c in range(n):
         per_host[host[c]] += warm[c]
+        cold -= warm[c]
     for w in range(n_windows):
         at = (at + 1) % RING
         end = end_ns[w]
+        if cold > 0:  # before anything is decided: a threshold must not depend on the order of channels
+            for c in range(n):
+                if warm[c] == 0 and not np.isnan(surprise[w, c]):
+                    warm[c] = 1
+                    cold -= 1
+                    per_host[host[c]] += 1
         for c in range(n):
             s = surprise[w, c]
-            if not np.isnan(s) and warm[c] == 0:
-                warm[c] = 1
-                per_host[host[c]] += 1
-        for c in range(n):
-            s = surprise[w, c]
-            ring[c, at] = 0.0 if np.isnan(s) else s
-            if warm[c] == 0:
+            if not s >= ELEVATED:  # also where it is missing: nearly always
+                ring[c, at] = 0.0 if np.isnan(s) else s
+                if firing[c] > 0 and end - firing[c] >= hold_ns:
+                    firing[c] = 0
                 continue
-            if ring[c, at] >= 1.5:
-                if since[c] == 0 or end - elevated[c] > 3 * window_ns:
-                    since[c] = end - window_ns
-                elevated[c] = end
+            ring[c, at] = s
+            if since[c] == 0 or end - elevated[c] > 3 * window_ns:
+                since[c] = end - window_ns
+            elevated[c] = end
             threshold = log_windows + np.log10(per_host[host[c]])
-            e = 0.0
-            if elevated[c] == end:
-                e = _evidence(ring[c], at)
-                score[w, c] = e / (e + threshold)
-                onset[w, c] = since[c]
+            e = _evidence(ring[c], at)
+            score[w, c] = e / (e + threshold)
+            onset[w, c] = since[c]
             over = e >= threshold
             if firing[c] > 0:
                 if over or e >= 0.5 * threshold:
@@ -143,13 +147,12 @@ class BudgetPolicy:
             raise ConfigError(f"policy budget: per_day must be above 0, got {per_day!r}")
         self.per_day, self.evidence, self.threshold = float(per_day), float(evidence), threshold
         self._hold_ns, self._repeat_ns = round(hold_s * 1e9), round(repeat_s * 1e9)
-        self._names: list[str] = []
-        self._host = np.empty(0, np.int64)
-        self._hosts: dict[str, int] = {}
+        self._keys: tuple[SeriesKey, ...] = ()
+        self._columns: tuple[str, ...] = ()
         self._at = 0
         self._cells: dict[str, np.ndarray] = {}
-        self._shape = (0, 0)
         self._resize(0)
+        self._name_hosts()
 
     _FIELDS = (
         ("ring", np.float64),
@@ -170,28 +173,31 @@ class BudgetPolicy:
 
     def align(self, keys: Sequence[SeriesKey], columns: Sequence[str]) -> None:
         """Follow the panel's channels; a channel's state stays with its name."""
-        names = [f"{k}\x1f{c}" for k in keys for c in columns]
-        self._shape = (len(keys), len(columns))
-        if names == self._names:
+        columns = tuple(columns)
+        if columns == self._columns and (keys is self._keys or tuple(keys) == self._keys):
             return
-        at = {name: i for i, name in enumerate(self._names)}
-        take = np.array([at.get(name, -1) for name in names], np.int64)
+        at = {(k, c): i for i, (k, c) in enumerate((k, c) for k in self._keys for c in self._columns)}
+        self._keys, self._columns = tuple(keys), columns
+        take = np.array([at.get((k, c), -1) for k in keys for c in columns], np.int64)
         old = self._cells
         self._cells = {}
-        self._resize(len(names))
+        self._resize(len(take))
         for name, cells in self._cells.items():
             cells[take >= 0] = old[name][take[take >= 0]]
-        self._hosts = {}
-        of = [self._hosts.setdefault(k.host, len(self._hosts)) for k in keys for _ in columns]
-        self._host = np.array(of, np.int64)
-        self._names = names
+        self._name_hosts()
+
+    def _name_hosts(self) -> None:
+        hosts: dict[str, int] = {}
+        of = [hosts.setdefault(k.host, len(hosts)) for k in self._keys]
+        self._host = np.repeat(np.array(of, np.int64), len(self._columns))
+        self._n_hosts = max(len(hosts), 1)
 
     def decide(self, end_ns: Int64, window_ns: Nanos, surprise: Float64) -> Decision:
         """Decide windows in order; `surprise` is (windows, series, columns)."""
         flat = np.ascontiguousarray(surprise.reshape(len(end_ns), -1))
         if self.threshold is None:
             log_windows = math.log10(max(DAY_NS / window_ns / self.per_day, 1.0))
-            host, hosts = self._host, max(len(self._hosts), 1)
+            host, hosts = self._host, self._n_hosts
         else:  # one channel a "host": log10(1) adds nothing
             log_windows = float(self.threshold)
             host, hosts = np.arange(flat.shape[1], dtype=np.int64), max(flat.shape[1], 1)
@@ -208,13 +214,13 @@ class BudgetPolicy:
         return Decision(score.reshape(shape), grade.reshape(shape), onset.reshape(shape))
 
     def snapshot(self) -> State:
-        names = np.array(self._names, dtype=np.str_)
-        return {"names": names, "host": self._host, "hosts": np.array(list(self._hosts), dtype=np.str_),
-                "at": np.array(self._at), **{k: v.copy() for k, v in self._cells.items()}}  # fmt: skip
+        keys, columns = np.array([str(k) for k in self._keys], np.str_), np.array(self._columns, np.str_)
+        cells = {k: v.copy() for k, v in self._cells.items()}
+        return {"keys": keys, "columns": columns, "at": np.array(self._at), **cells}
 
     def restore(self, state: State) -> None:
-        self._names = [str(n) for n in state["names"]]
-        self._host = np.array(state["host"], np.int64)
-        self._hosts = {str(h): i for i, h in enumerate(state["hosts"])}
+        self._keys = tuple(SeriesKey.parse(str(k)) for k in state["keys"])
+        self._columns = tuple(str(c) for c in state["columns"])
+        self._name_hosts()
         self._at = int(state["at"])
         self._cells = {name: np.array(state[name], dtype) for name, dtype in self._FIELDS}

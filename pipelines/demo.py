@@ -18,6 +18,7 @@ from detectors.signature import load_catalogue
 from pipelines.backtest import Outcome, backtest
 from pipelines.config import Config, Harvest
 from pipelines.engine import Engine, Step
+from pipelines.ingest import ingest, plan
 from pipelines.judge import dossier
 from pipelines.live import live_detectors
 from pipelines.plots import costs_png, timeline_png
@@ -156,9 +157,8 @@ def run_wire(config: Config, tell: Tell) -> Found:
     """Put the recorded taps into a store of their own and score it as live."""
     folder = LabFolder(RECORDING)
     where = Path(config.store).with_name("wire-store")
-    with Store(where) as store:
-        for events in folder.source().read(0, 2**62):
-            store.append(events)
+    for done in ingest(plan([str(RECORDING)], (), ""), str(where)):
+        tell(f"ingested {done.packets} packets, {done.events} events")
     changes: list[IncidentChange] = []
     with StateDB(config.state) as state, Store(where, create=False) as store:
         engine = Engine(state, "wire", live_detectors(state), Grouper(), Path(config.checkpoints))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,12 +12,15 @@ from detectors.build import build
 from detectors.policy import ALERT, Decision
 from detectors.spec import DetectorSpec, duration_ns
 from telemetry.errors import InputError
-from telemetry.types import Events, Panel, Scores, SeriesKey, Snapshot
+from telemetry.source import Source
+from telemetry.types import Events, Incident, Nanos, Panel, Scores, SeriesKey, Snapshot
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["events_from_frame", "score_frame"]
+    from pipelines.backtest import Outcome
+
+__all__ = ["events_from_frame", "incident_html", "outcomes_frame", "packets_frame", "score_frame", "series_frame"]
 
 
 def events_from_frame(frame: pd.DataFrame) -> Events:
@@ -93,3 +98,62 @@ def score_frame(spec: DetectorSpec, snapshot: Snapshot | None, frame: pd.DataFra
 
 def _windows(spec: DetectorSpec) -> list[int]:
     return [duration_ns(p.params.get("window", "1s"), "window") for p in spec.features]
+
+
+def packets_frame(path: str | Path, limit: int = 100_000) -> pd.DataFrame:
+    """The first packets of a capture as a DataFrame; times are int64 nanoseconds, addresses text, missing is NA."""
+    import pandas as pd
+
+    from pipelines.packets import address_text
+    from telemetry.capture.packets import read_packets
+
+    parts = []
+    left = limit
+    for batch in read_packets([str(path)]):
+        n = min(batch.n, left)
+        left -= n
+        versions, hi, lo = (getattr(batch, f)[:n].tolist() for f in ("ip_version", "src_hi", "src_lo"))
+        to_hi, to_lo = batch.dst_hi[:n].tolist(), batch.dst_lo[:n].tolist()
+        columns: dict[str, Any] = {"time_ns": batch.time_ns[:n].copy()}
+        columns["src"] = [address_text(v, a, b) if v else None for v, a, b in zip(versions, hi, lo, strict=True)]
+        columns["dst"] = [address_text(v, a, b) if v else None for v, a, b in zip(versions, to_hi, to_lo, strict=True)]
+        for name in ("protocol", "src_port", "dst_port", "wire_len", "payload_len", "tcp_seq", "tcp_flags"):
+            values = pd.array(getattr(batch, name)[:n].copy(), dtype="Int64")
+            values[np.asarray(values == -1)] = pd.NA
+            columns[name] = values
+        parts.append(pd.DataFrame(columns))
+        if not left:
+            break
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def series_frame(source: Source, metric: str, from_ns: Nanos = 0, to_ns: Nanos = 2**62) -> pd.DataFrame:
+    """All events of a metric as a long DataFrame ``time, value, <labels>``; `time` is exact to the nanosecond."""
+    import pandas as pd
+
+    parts = []
+    for batch in source.read(from_ns, to_ns):
+        for i, key in enumerate(batch.keys):
+            if key.metric != metric:
+                continue
+            rows = batch.series == i
+            if rows.any():
+                frame = pd.DataFrame(
+                    {"time": pd.to_datetime(batch.time_ns[rows], utc=True), "value": batch.value[rows]}
+                )
+                parts.append(frame.assign(host=key.host, **dict(key.labels)))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["time", "value", "host"])
+
+
+def incident_html(incident: Incident, source: Source | None = None) -> str:
+    """An incident as HTML, as the report shows it."""
+    from pipelines.report.page import render
+
+    return render([incident], source, title=incident.kind)
+
+
+def outcomes_frame(outcomes: Sequence[Outcome]) -> pd.DataFrame:
+    """Figures of backtests, a row each."""
+    import pandas as pd
+
+    return pd.DataFrame({o.candidate.label: o.figures() for o in outcomes}).T
