@@ -225,6 +225,16 @@ class LightModel:
         bands = [b.reshape(shape) for b in band] if explain else [None] * 3
         return Scores(panel.keys, self._columns, panel.end_ns, surprise.reshape(shape), side.reshape(shape), *bands)
 
+    def peek(self, panel: Panel) -> Float64:
+        """Surprise of a panel's windows, scored in order as `advance` would, with the state left as it was."""
+        self._settle(panel)
+        kept = self._registers, self._tails, self._profile
+        self._registers, self._tails, self._profile = kept[0].copy(), kept[1].copy(), kept[2].copy()
+        try:
+            return self.advance(panel).surprise
+        finally:
+            self._registers, self._tails, self._profile = kept
+
     def snapshot(self) -> State:
         """All memory as plain arrays, with the keys and columns that they belong to."""
         return {
