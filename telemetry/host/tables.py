@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from telemetry.errors import InputError
 from telemetry.host.scan import Field, Token
 
-__all__ = ["Parser", "named", "of_labels"]
+__all__ = ["Parser", "is_gauge_of_vmstat", "named", "of_labels"]
 
 Line = list[Token]
 Parser = Callable[[Sequence[Line]], list[Field]]
@@ -221,14 +221,19 @@ def sockstat(netns: str = "") -> Parser:
     return parse
 
 
+def is_gauge_of_vmstat(name: str) -> bool:
+    """Whether a line of ``/proc/vmstat`` is a level and not a count of what happened."""
+    return _VMSTAT_GAUGES.fullmatch(name) is not None and _VMSTAT_COUNTERS.match(name) is None
+
+
 def vmstat(rows: Sequence[Line]) -> list[Field]:
     """``/proc/vmstat``: ``nr_*`` are gauges but for a few."""
     out = []
     for row in rows:
         if len(row) == 2 and row[1].number >= 0:
             name = row[0].text
-            gauge = _VMSTAT_GAUGES.fullmatch(name) and not _VMSTAT_COUNTERS.match(name)
-            out.append(Field(f"vmstat_{named(name)}" + ("" if gauge else "_total"), (), row[1].number))
+            end = "" if is_gauge_of_vmstat(name) else "_total"
+            out.append(Field(f"vmstat_{named(name)}{end}", (), row[1].number))
     if not out:
         raise InputError("vmstat: expected lines of a name and a number")
     return out
