@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 export MLFLOW_DISABLE_TELEMETRY = true
 
 .PHONY: help setup demo test test-all lint bench clean
@@ -9,29 +10,36 @@ help:
 	@echo "make setup | demo | test | lint | bench [FAMILY=features] | test-all (with the long, corpus, root and service tests)"
 
 setup: $(VENV)/.done
-$(VENV)/.done: pyproject.toml constraints.txt
+$(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Tailwatch needs Python 3.11 or newer; found $$($(PYTHON) --version). Try: make PYTHON=python3.12 setup"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' || { echo "Python's venv is missing: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	touch $@
+	@touch $@
+
+$(VENV)/.done: $(VENV)/.made pyproject.toml constraints.txt
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
+	$(PIP) -e '.[dev]'
+	@touch $@ $(VENV)/.done
 
 demo: setup
 	$(BIN)/tailwatch demo
 
-test: setup
+test: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not slow and not root and not service" tests
 
-test-all: setup
+test-all: $(VENV)/.dev
 	$(BIN)/python -m pytest tests
 
-lint: setup
+lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup
+bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks $(FAMILY)
 
 clean:
