@@ -25,6 +25,7 @@ LEAST = 0.02
 
 SECOND = 1_000_000_000
 LATE_NS = 3 * SECOND
+MOST_NAMED = 3
 KERNEL_BYPASSED = ("kernel",)
 QUALITY = (
     ("capture_drops", 1.0, 0.8, "the capture dropped packets"),
@@ -38,9 +39,10 @@ QUALITY = (
 class Facts:
     """What one incident has shown so far.
 
-    `opened_ns` is when the incident was opened (0: not yet), `now_ns` how late it is. `tracks` maps (signature, evidence, channel) to what was
-    seen; `known` says since when a series that a piece of evidence selects is watched; `bypassed` that the flows
-    concerned bypass the kernel's network stack; `quality` names what is wrong with the measurement itself.
+    `opened_ns` is when the incident was opened (0: not yet), `now_ns` how late it is. `tracks` maps (signature,
+    evidence, channel) to what was seen; `known` says since when a series that a piece of evidence selects is watched;
+    `bypassed` that the flows concerned bypass the kernel's network stack; `quality` names what is wrong with the
+    measurement itself.
     """
 
     tracks: dict[tuple[int, int, str], Track]
@@ -167,9 +169,9 @@ def place_of(signature: Signature, s: int, by: Mapping[tuple[int, int], list[Tra
             if share[value] >= 0.6 * most:
                 out[label] = value
                 break
-            if len(share) <= 3:
+            if len(share) <= MOST_NAMED and label not in ("flow", "name"):
                 out[label] = "|".join(sorted(share))
-                break
+            break
     for pair in signature.place:
         name, _, value = pair.partition("=")
         out[name] = value

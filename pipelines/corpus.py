@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -11,10 +12,21 @@ from detectors.fused import Fused
 from detectors.signature import Signature
 from pipelines.evaluate import evaluate, share
 from telemetry.errors import InputError, NoDataError
+from telemetry.labels import parse_scope
 from telemetry.labfolder import LabFolder, is_lab_folder
 from telemetry.types import Events, Incident, Label, Nanos
 
-__all__ = ["ACCEPTED", "RunResult", "corpus_runs", "main", "run_corpus", "run_folder", "summary", "write_results"]
+__all__ = [
+    "ACCEPTED",
+    "RunResult",
+    "corpus_runs",
+    "main",
+    "place_agrees",
+    "run_corpus",
+    "run_folder",
+    "summary",
+    "write_results",
+]
 
 ACCEPTED: dict[str, tuple[str, ...]] = {"loss": ("network_gap", "tcp_loss")}
 """Lab faults that more than one kind describes."""
@@ -28,7 +40,8 @@ class RunResult:
 
     `kind` is the kind found (``none`` when nothing was), `top_kinds` the causes in order, `place` where, `delay_s`
     from the start of the fault to the incident (None: missed), `false` the incidents outside of fault and recovery;
-    `label` is the labelled kind and `kinds` all that count as right.
+    `label` is the labelled kind and `kinds` all that count as right; `moved` is what the recording says of whether its
+    fault moved anything, `place_right` whether the place agrees with the recorded one (None: not recorded).
     """
 
     run: str
@@ -44,6 +57,8 @@ class RunResult:
     clean_s: float
     confidence: float
     title: str
+    moved: bool | None
+    place_right: bool | None
 
     @property
     def first(self) -> bool:
@@ -130,7 +145,45 @@ def run_folder(path: str | Path, signatures: Sequence[Signature] | None = None) 
         clean_s=e.clean_ns / 1e9,
         confidence=best.causes[0].confidence if best and best.causes else 0.0,
         title=best.title if best else "",
+        moved=_moved(span.get("moved")),
+        place_right=place_agrees(best.place, span.get("place") or {}) if best else None,
     )
+
+
+def _moved(raw: object) -> bool | None:
+    if isinstance(raw, dict):
+        raw = raw.get("moved")
+    return raw if isinstance(raw, bool) else None
+
+
+def place_agrees(found: str, recorded: Mapping[str, object]) -> bool | None:
+    """Whether a place names where the fault was and nowhere else; None where the recording does not say.
+
+    A hop agrees in either direction. What the recording knows and the place does not name is no contradiction, as
+    long as one of the labels agrees, or the place is the host for a fault of the host as a whole.
+    """
+    where = parse_scope(found)
+    names = ("hop", "netns", "process", "cpu", "device", "port", "irq", "peer")
+    wanted = {k: str(v) for k, v in recorded.items() if k in names and str(v) not in ("firewall", "disk")}
+    layer = str(recorded.get("layer", ""))
+    if not wanted and not layer:
+        return None
+    agreed = False
+    for name in wanted.keys() & where.keys():
+        have, want = set(where[name].split("|")), {wanted[name]}
+        if name == "hop":
+            ends = {frozenset(re.split("[->]+", h)) for h in have}
+            good = frozenset(re.split("[->]+", wanted[name])) in ends
+        elif name == "netns" and "hop" in where:
+            continue
+        else:
+            good = bool(have & want)
+        if not good:
+            return False
+        agreed = True
+    if layer == "network":
+        return agreed
+    return agreed or "hop" not in where
 
 
 def _named(incident: Incident) -> tuple[str, ...]:
@@ -155,13 +208,15 @@ def run_corpus(
 
 def summary(results: Sequence[RunResult]) -> dict[str, str]:
     """The shares that matter, each with its Wilson interval."""
-    faults = [r for r in results if r.label != "none"]
+    faults = [r for r in results if r.label != "none" and r.moved is not False]
     found = [r for r in faults if r.delay_s is not None]
+    placed = [r for r in found if r.place_right is not None]
     delays = sorted(r.delay_s for r in found if r.delay_s is not None)
     clean_h = sum(r.clean_s for r in results) / 3600
     false = sum(r.false for r in results)
     return {
         "found": share(len(found), len(faults)),
+        "right place": share(sum(bool(r.place_right) for r in placed), len(placed)),
         "one incident per fault": share(sum(r.incidents == 1 for r in found), len(found)),
         "right cause first": share(sum(r.first for r in found), len(found)),
         "right cause among three": share(sum(r.third for r in found), len(found)),
