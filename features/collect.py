@@ -34,38 +34,64 @@ def _append(
     series, time, value, keep, masked, local, flag, timed, start, low, middle, high,
     a_series, a_time, a_value, b_series, b_time, b_value, c_series, c_time, c_value, fill,
 ):  # fmt: skip
-    """Deal events from `start` on to [low, middle), [middle, high) and, below, the overflow; stop at `high`."""
+    """Deal events from `start` on to [low, middle), [middle, high) and, below, the overflow; stop at `high`.
+
+    Blocks that lie in [middle, high) as a whole, as most do, take a path without branches.
+    """
     n = series.shape[0]
     a, b, c, nans = fill[0], fill[1], fill[2], fill[3]
     i = start
-    while i < n:
-        if not masked or keep[i]:
-            s = local[series[i]]
-            if s >= 0:
-                v = value[i]
-                t = time[i]
-                if v != v:
-                    nans += 1
-                elif t >= middle:
-                    if t >= high:
-                        break
-                    b_series[b] = s | flag
-                    b_value[b] = v
-                    if timed:
-                        b_time[b] = t
-                    b += 1
-                elif t >= low:
-                    a_series[a] = s | flag
-                    a_value[a] = v
-                    if timed:
-                        a_time[a] = t
-                    a += 1
-                else:
-                    c_series[c] = s | flag
-                    c_time[c] = t
-                    c_value[c] = v
-                    c += 1
-        i += 1
+    stop = False
+    while i < n and not stop:
+        end = min(i + 256, n)
+        times = time[i:end]
+        least = most = times[0]
+        for k in range(times.shape[0]):
+            least = min(least, times[k])
+            most = max(most, times[k])
+        if least >= middle and most < high and not masked:
+            names, values = series[i:end].view(np.uint64), value[i:end]  # unsigned: no negative index to look for
+            for k in range(times.shape[0]):  # written in any case, counted if it is wanted: there is room for all
+                s = local[names[k]]
+                v = values[k]
+                b_series[b] = s | flag
+                b_value[b] = v
+                if timed:
+                    b_time[b] = times[k]
+                good = v == v
+                b += (s >= 0) & good
+                nans += (s >= 0) & (not good)
+            i = end
+            continue
+        while i < end:
+            if not masked or keep[i]:
+                s = local[series[i]]
+                if s >= 0:
+                    v = value[i]
+                    t = time[i]
+                    if v != v:
+                        nans += 1
+                    elif t >= middle:
+                        if t >= high:
+                            stop = True
+                            break
+                        b_series[b] = s | flag
+                        b_value[b] = v
+                        if timed:
+                            b_time[b] = t
+                        b += 1
+                    elif t >= low:
+                        a_series[a] = s | flag
+                        a_value[a] = v
+                        if timed:
+                            a_time[a] = t
+                        a += 1
+                    else:
+                        c_series[c] = s | flag
+                        c_time[c] = t
+                        c_value[c] = v
+                        c += 1
+            i += 1
     fill[0], fill[1], fill[2], fill[3] = a, b, c, nans
     return i
 
@@ -76,6 +102,11 @@ def _count(series, time, n, mixed, step, here, first, last, reach, width, offset
 
     Window j covers the steps j - reach + 1 .. j. All events are of step `here`, or, if `mixed`, of their times'.
     """
+    if reach == 1 and not mixed:  # the common case, plain
+        cell = (here - first) * width + 1
+        for i in range(n):
+            offset[cell + (series[i] & 1073741823)] += 1
+        return
     at = here
     lo = hi = 0
     for i in range(n):
@@ -95,6 +126,14 @@ def _scatter(
     series, time, value, n, mixed, step, here, first, last, reach, width, timed, at_cell, names, times, values
 ):  # fmt: skip
     """Put values (and, if `timed`, times and flagged series) at their cells."""
+    if reach == 1 and not mixed and not timed:  # the common case, plain
+        cell = (here - first) * width
+        for i in range(n):
+            c = cell + series[i]
+            k = at_cell[c]
+            at_cell[c] = k + 1
+            values[k] = value[i]
+        return
     at = here
     lo = hi = 0
     for i in range(n):
@@ -154,7 +193,7 @@ class _Buffer:
     def reserve(self, room: int) -> None:
         if room <= len(self.series):
             return
-        room, n = max(room + room // 8, 256), self.n
+        room, n = max(room, 2 * len(self.series), 256), self.n
         series, value = np.empty(room, np.int32), np.empty(room, self.value.dtype)
         series[:n], value[:n] = self.series[:n], self.value[:n]
         self.series, self.value = series, value

@@ -29,7 +29,8 @@ class Pipeline:
     def __init__(self, name: str, base: Base, stages: Sequence[Stage] = (), max_series: int = 100_000) -> None:
         self.name, self.base, self.stages, self.max_series = name, base, tuple(stages), max_series
         self.inputs: list[SeriesKey] = []
-        self.host_of: list[int] = []
+        self._hosts: list[int] = []
+        self._host_of = np.zeros(0, np.int64)
         self.refused: dict[str, int] = {}
 
     @property
@@ -44,7 +45,7 @@ class Pipeline:
             self.refused[key.metric] = self.refused.get(key.metric, 0) + 1
             return []
         self.inputs.append(key)
-        self.host_of.append(host)
+        self._hosts.append(host)
         self.base.bind(key)
         made = [key]
         for stage in self.stages:
@@ -52,10 +53,13 @@ class Pipeline:
         return made
 
     def close(self, first: int, last: int, alive: Bool) -> Float64:
-        values = self.base.close(first, last, np.ascontiguousarray(alive[:, self.host_of]))
-        ends = (np.arange(first, last + 1) + 1) * self.base.step_ns
-        for stage in self.stages:
-            values = stage.advance(ends, values)
+        if len(self._host_of) != len(self._hosts):
+            self._host_of = np.array(self._hosts, np.int64)
+        values = self.base.close(first, last, alive.take(self._host_of, axis=1))
+        if self.stages:
+            ends = (np.arange(first, last + 1) + 1) * self.base.step_ns
+            for stage in self.stages:
+                values = stage.advance(ends, values)
         return values
 
     def snapshot(self) -> State:
@@ -86,6 +90,7 @@ class _Group:
     columns: tuple[str, ...]
     next: int | None = None  # number of the next window; its end is (number + 1) * step_ns
     keys: dict[SeriesKey, int] = field(default_factory=dict)
+    named: tuple[SeriesKey, ...] = ()  # the same, as panels have them
     places: list[list[int]] = field(default_factory=list)  # of each pipeline's series in `keys`
     ready: list[tuple[Int64, Float64]] = field(default_factory=list)
 
@@ -95,8 +100,7 @@ class _Group:
 
     def advance(self, crossed: Crossings) -> None:
         """Close the windows that the watermark passed."""
-        numbers: list[Int64] = []
-        rows: list[Int64] = []
+        runs: list[tuple[int, int, int]] = []  # first and last window, and the row that closed them
         for r, (mark, newest, first_ns) in enumerate(
             zip(crossed.watermark_ns.tolist(), crossed.newest_ns.tolist(), crossed.first_ns.tolist(), strict=True)
         ):
@@ -112,26 +116,26 @@ class _Group:
                 # Everybody was silent: only the windows that reach back to the last events.
                 stop = min(last, newest // self.step_ns + self.window_ns // self.step_ns - 1)
             if stop >= self.next:
-                numbers.append(np.arange(self.next, stop + 1))
-                rows.append(np.full(stop + 1 - self.next, r))
+                runs.append((self.next, stop, r))
             self.next = last + 1
-        if not numbers:
-            return
-        number, row = np.concatenate(numbers), np.concatenate(rows)
-        starts = (number + 1) * self.step_ns - self.window_ns
-        alive = crossed.host_ns[row] >= starts[:, None]
-        cuts = np.flatnonzero(np.diff(number) != 1) + 1
-        for at, some in zip(np.split(number, cuts), np.split(alive, cuts), strict=True):
-            self._close(int(at[0]), int(at[-1]), some)
+        while runs:
+            n = 1  # runs that follow on each other are closed at once
+            while n < len(runs) and runs[n][0] == runs[n - 1][1] + 1:
+                n += 1
+            first, stop = runs[0][0], runs[n - 1][1]
+            starts = (np.arange(first, stop + 1) + 1) * self.step_ns - self.window_ns
+            row = np.repeat([r for _, _, r in runs[:n]], [b - a + 1 for a, b, _ in runs[:n]])
+            self._close(first, stop, crossed.host_ns[row] >= starts[:, None])
+            del runs[:n]
 
     def _close(self, first: int, last: int, alive: Bool) -> None:
         ends = (np.arange(first, last + 1) + 1) * self.step_ns
+        if len(self.pipelines) == 1:
+            self.ready.append((ends, self.pipelines[0].close(first, last, alive)))
+            return
         whole = np.full((len(ends), len(self.keys), len(self.columns)), np.nan)
         for p, places in zip(reversed(self.pipelines), reversed(self.places), strict=True):
             values = p.close(first, last, alive)
-            if len(self.pipelines) == 1:
-                whole = values
-                break
             for i, name in enumerate(p.columns):
                 c = self.columns.index(name)
                 whole[:, places, c] = np.where(np.isnan(values[:, :, i]), whole[:, places, c], values[:, :, i])
@@ -148,11 +152,13 @@ class _Group:
             if n < len(ends):
                 left.append((ends[n:], values[n:]))
         self.ready = left
-        keys = tuple(self.keys)
-        end = np.concatenate(out_e) if out_e else np.empty(0, np.int64)
+        if len(self.named) != len(self.keys):
+            self.named = tuple(self.keys)
+        keys = self.named
         if len(out_v) == 1:
-            values = out_v[0]
+            end, values = out_e[0], out_v[0]
         else:
+            end = np.concatenate(out_e) if out_e else np.empty(0, np.int64)
             values = np.concatenate(out_v) if out_v else np.empty((0, len(keys), len(self.columns)))
         columns = self.columns
         if clock is not None:

@@ -139,7 +139,8 @@ class RateBase:
         self._reach = self.window_ns // self.step_ns
         self._log = Log(self.step_ns, 1, np.int64, timed=True)
         self._hosts: list[str] = []
-        self._wraps: list[bool] = []
+        self._wrap = np.zeros(0, np.bool_)
+        self._table: tuple[Int64, Int64, Int64] | None = None  # of reboots, made when needed
         self._boots: dict[str, list[Nanos]] = {}
         self._held_t, self._held = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self._held_float = np.zeros(0, np.bool_)
@@ -151,15 +152,18 @@ class RateBase:
 
     def bind(self, key: SeriesKey) -> None:
         self._hosts.append(key.host)
-        self._wraps.append(key.metric in self._wrap32)
+        self._table = None
         if len(self._hosts) > len(self._held):
             more = max(16, len(self._hosts))
             self._held_t = np.append(self._held_t, np.full(more, -(1 << 62)))
             self._held = np.append(self._held, np.zeros(more, np.int64))
             self._held_float = np.append(self._held_float, np.zeros(more, np.bool_))
+            self._wrap = np.append(self._wrap, np.zeros(more, np.bool_))
+        self._wrap[len(self._hosts) - 1] = key.metric in self._wrap32
 
     def boot(self, host: str, time: Int64) -> None:
         """The host rebooted at these times."""
+        self._table = None
         self._boots[host] = sorted({*self._boots.get(host, ()), *(int(t) for t in time)})
 
     def append(self, series: Int64, time: Int64, value: NDArray[Any], keep: Bool | None, local: Int64) -> None:
@@ -169,12 +173,11 @@ class RateBase:
         width = len(self._hosts)
         inner = np.empty((last - first + 1, width, _INNER))
         boots, start, stop = self._boot_table()
-        wrap = np.array(self._wraps, np.bool_)
         for cells in self._log.take(first, last, width):
             at = cells.first - first
             _rates(
                 cells.offset, cells.values, cells.values.view(np.float64), cells.times, cells.names, width,
-                cells.windows, self._held_t, self._held, self._held_float, boots, start, stop, wrap, self._gap,
+                cells.windows, self._held_t, self._held, self._held_float, boots, start, stop, self._wrap, self._gap,
                 inner[at : at + cells.windows],
             )  # fmt: skip
         if self._reach > 1:
@@ -182,17 +185,17 @@ class RateBase:
         return self._finish(inner)
 
     def _boot_table(self) -> tuple[Int64, Int64, Int64]:
+        """All reboots, host by host, and where each series' host begins and ends in them."""
+        if self._table is not None:
+            return self._table
         flat: list[Nanos] = []
         place: dict[str, tuple[int, int]] = {}
         for host, times in self._boots.items():
             place[host] = (len(flat), len(flat) + len(times))
             flat += times
-        pairs = [place.get(h, (0, 0)) for h in self._hosts]
-        return (
-            np.array(flat, np.int64),
-            np.array([a for a, _ in pairs], np.int64),
-            np.array([b for _, b in pairs], np.int64),
-        )
+        bounds = np.array([place.get(h, (0, 0)) for h in self._hosts], np.int64).reshape(-1, 2)
+        self._table = np.array(flat, np.int64), bounds[:, 0].copy(), bounds[:, 1].copy()
+        return self._table
 
     def _slide(self, first: int, inner: Float64) -> Float64:
         """Sums over the last `reach` steps; a step that was skipped counts as one without samples."""
@@ -208,22 +211,20 @@ class RateBase:
         return np.stack([whole[i : i + self._reach].sum(axis=0) for i in range(n)]) if n else inner
 
     def _finish(self, inner: Float64) -> Float64:
-        up, span, resets, samples, pairs = np.moveaxis(inner, 2, 0)
-        good = (pairs > 0) & (resets == 0)
-        made = []
-        for name in self.columns:
+        up, span, resets, samples = (inner[:, :, i] for i in range(4))
+        good = (inner[:, :, 4] > 0) & (resets == 0)
+        out = np.empty((*up.shape, len(self.columns)))
+        for i, name in enumerate(self.columns):
             if name == "rate":
                 with np.errstate(divide="ignore", invalid="ignore"):
-                    made.append(np.where(good & (span > 0), up / (span * 1e-9), np.nan))
+                    out[:, :, i] = np.where(good & (span > 0), up / (span * 1e-9), np.nan)
             elif name == "increment":
-                made.append(np.where(good, up, np.nan))
+                out[:, :, i] = np.where(good, up, np.nan)
             elif name == "exposure_s":
-                made.append(np.where(good, span * 1e-9, np.nan))
-            elif name == "resets":
-                made.append(np.where(samples > 0, resets, np.nan))
+                out[:, :, i] = np.where(good, span * 1e-9, np.nan)
             else:
-                made.append(samples.copy())
-        return np.stack(made, axis=2)
+                out[:, :, i] = np.where(samples > 0, resets if name == "resets" else samples, np.nan)
+        return out
 
     def snapshot(self) -> State:
         n = len(self._hosts)
@@ -243,7 +244,7 @@ class RateBase:
         self._log.restore({k[4:]: v for k, v in state.items() if k.startswith("log_")})
         n = len(self._hosts)
         self._held_t[:n], self._held[:n], self._held_float[:n] = state["held_t"], state["held"], state["held_float"]
-        self._boots = {}
+        self._boots, self._table = {}, None
         for host, t in zip(state["boot_hosts"], state["boot_times"], strict=True):
             self._boots.setdefault(str(host), []).append(int(t))
         self._back, self._back_at = np.array(state["back"], np.float64), int(state["back_at"])

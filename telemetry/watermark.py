@@ -32,7 +32,10 @@ _WM, _NEWEST, _LEAST, _SLOWEST, _LATE, _AHEAD, _FIRST = range(7)
 
 @njit(cache=True, nogil=True)
 def _admit(series, time, seen, host_of, start, host_max, mem, keep, setting, rows, row_hosts):
-    """Judge events from `start` on; stop when the log is full. Returns (next event, log rows)."""
+    """Judge events from `start` on; stop when the log is full. Returns (next event, log rows). `keep` comes all true.
+
+    A block in which, whatever the order, no event can be late and no multiple of the grain is passed is taken as one.
+    """
     lateness, idle, ahead, grain = setting
     never = -(1 << 62)
     wm, newest, least, slowest = mem[0], mem[1], mem[2], mem[3]
@@ -41,9 +44,55 @@ def _admit(series, time, seen, host_of, start, host_max, mem, keep, setting, row
     n = time.shape[0]
     host = -1  # of the event before, whose largest time is `high`, stored only when the host changes
     high = never
-    one = host_max.shape[0] == 1
+    hosts = host_max.shape[0]
+    one = hosts == 1
+    trial = np.empty(hosts, np.int64)
     i = start
+    block_end = start
     while i < n:
+        if i == block_end:
+            block_end = min(i + 512, n)
+            low_t = top_t = time[i]
+            top_ahead = never
+            falls = 0
+            times, seens = time[i:block_end], seen[i:block_end]
+            for k in range(times.shape[0]):
+                low_t = min(low_t, times[k])
+                top_t = max(top_t, times[k])
+                top_ahead = max(top_ahead, times[k] - seens[k])
+            for k in range(times.shape[0] - 1):
+                falls += times[k + 1] < times[k]
+            if top_ahead <= ahead and low_t > never and top_t < 4611686018427387904 and newest != never:
+                if host >= 0:
+                    host_max[host] = high
+                host = -1
+                joins = False
+                if one:
+                    trial[0] = max(host_max[0], top_t)
+                else:
+                    trial[:] = host_max
+                    names = series[i:block_end]
+                    for k in range(times.shape[0]):
+                        h = host_of[names[k]]
+                        trial[h] = max(trial[h], times[k])
+                    for h in range(hosts):
+                        joins |= trial[h] != never and host_max[h] == never
+                if not joins:
+                    behind = top_t
+                    slow = -1
+                    for h in range(hosts):
+                        if trial[h] != never and (slow < 0 or trial[h] < behind):
+                            behind = trial[h]
+                            slow = h
+                    up = max(wm, max(behind, max(newest, top_t) - idle) - lateness)
+                    none_late = low_t >= up or (falls == 0 and low_t >= wm and low_t >= newest - lateness)
+                    if none_late and (up == wm or up // grain == wm // grain):
+                        host_max[:] = trial
+                        newest = max(newest, top_t)
+                        least, slowest, wm = behind, slow, up
+                        first = min(first, low_t)
+                        i = block_end
+                        continue
         t = time[i]
         if t - seen[i] > ahead or t >= 4611686018427387904 or t <= never:
             too_far += 1
@@ -53,10 +102,8 @@ def _admit(series, time, seen, host_of, start, host_max, mem, keep, setting, row
         if t < wm:
             late += 1
             keep[i] = False
-        else:
-            keep[i] = True
-            if t < first:
-                first = t
+        elif t < first:
+            first = t
         h = 0 if one else host_of[series[i]]
         if h != host:
             if host >= 0:
@@ -163,7 +210,7 @@ class Watermark:
         self._host_max = np.empty(0, np.int64)
         self._mem = np.array([NEVER, NEVER, NEVER, -1, 0, 0, _FAR], np.int64)
         self._tables: list[tuple[Sequence[SeriesKey], Int64]] = []
-        self._keep = np.empty(0, np.bool_)
+        self._rows, self._row_hosts = np.empty((0, 3), np.int64), np.empty((0, 0), np.int64)
 
     @property
     def watermark_ns(self) -> Nanos:
@@ -201,9 +248,12 @@ class Watermark:
         """Judge a batch and move the watermark."""
         host_of = self._table(events.keys)
         n, hosts = len(events), len(self._hosts)
-        keep = np.empty(n, np.bool_)
+        keep = np.ones(n, np.bool_)
         logged: list[tuple[Int64, Int64]] = []
-        rows, row_hosts = np.empty((_ROWS, 3), np.int64), np.empty((_ROWS, hosts), np.int64)
+        rows, row_hosts = self._rows, self._row_hosts
+        if row_hosts.shape[1] != hosts:
+            rows, row_hosts = np.empty((_ROWS, 3), np.int64), np.empty((_ROWS, hosts), np.int64)
+            self._rows, self._row_hosts = rows, row_hosts
         before = self.late + self.ahead
         at = 0
         while at < n:
@@ -213,8 +263,11 @@ class Watermark:
             )  # fmt: skip
             if used:
                 logged.append((rows[:used].copy(), row_hosts[:used].copy()))
-        table = np.concatenate([r for r, _ in logged]) if logged else rows[:0]
-        heights = np.concatenate([h for _, h in logged]) if logged else row_hosts[:0]
+        if len(logged) == 1:
+            table, heights = logged[0]
+        else:
+            table = np.concatenate([r for r, _ in logged]) if logged else rows[:0]
+            heights = np.concatenate([h for _, h in logged]) if logged else row_hosts[:0]
         dropped = self.late + self.ahead - before
         return Admitted(keep if dropped else None, Crossings(table[:, 0], table[:, 1], table[:, 2], heights))
 
