@@ -109,7 +109,8 @@ def _score(
     for i, item in enumerate(signature.evidence):
         tracks = by.get((s, i), [])
         seen = [t for t in tracks if shaped(t, item)]
-        if not item.series[0] <= len(seen) <= item.series[1]:
+        many = len({label_of(t.series, item.distinct) for t in seen}) if item.distinct else len(seen)
+        if not item.series[0] <= many <= item.series[1]:
             seen = []
         watched = (s, i) in facts.known
         if item.role == "required":
