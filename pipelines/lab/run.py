@@ -137,7 +137,8 @@ class Run:
         def before() -> None:
             _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             if rt:
-                os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(rt))
+                with contextlib.suppress(OSError):
+                    os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(rt))
             if nice:
                 os.setpriority(os.PRIO_PROCESS, 0, nice)
             if cpu is not None:
@@ -208,6 +209,8 @@ class Run:
         self.loads.append(process)
         try:
             yield
+            if process.poll() is not None:
+                raise ConfigError(f"lab: {name} ended by itself ({self.complaint(name)})")
         finally:
             end(process, signal.SIGTERM, 2.0)
             self.loads.remove(process)

@@ -27,8 +27,8 @@ def prepare(stop: Callable[[], None]) -> None:
     libc.prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     priority = int(os.environ.get(RT, "0"))
-    if priority:
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(priority))
+    with contextlib.suppress(OSError):  # not granted (a container, a real-time budget of 0): go on without
+        os.sched_setscheduler(0, os.SCHED_RR if priority else os.SCHED_OTHER, os.sched_param(priority))
     signal.signal(signal.SIGTERM, lambda *_: stop())
     signal.signal(signal.SIGINT, lambda *_: stop())
 
