@@ -18,7 +18,9 @@ __all__ = ["NULL", "TUNNELS", "Arena", "Packets"]
 NULL: Final = int(np.iinfo(np.int64).min)
 """A missing time. Other integers are missing as -1, fractions as NaN, addresses where `ip_version` is 0."""
 
-TUNNELS: Final = ("", "gre", "ipip", "6in4", "vxlan", "erspan1", "erspan2", "erspan3", "4in6", "6in6", "pptp", "gtp")
+TUNNELS: Final = (
+    "", "gre", "ipip", "6in4", "vxlan", "erspan1", "erspan2", "erspan3", "4in6", "6in6", "pptp", "geneve", "etherip",
+)  # fmt: skip
 """Names of the codes in `Packets.tunnel`; 0 is no tunnel."""
 
 I64_COLUMNS: Final = (

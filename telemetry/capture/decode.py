@@ -84,7 +84,7 @@ __all__ = ["DECODED_LINKS", "be16", "be32", "be64", "decode"]
 # What comes next in a packet.
 _STOP, _ETHER, _TYPE, _IP4, _IP6, _L4, _PPP, _LLC, _GUESS = range(9)
 
-_GRE, _IPIP, _6IN4, _VXLAN, _ERSPAN1, _ERSPAN2, _ERSPAN3, _4IN6, _6IN6, _PPTP = range(1, 11)
+_GRE, _IPIP, _6IN4, _VXLAN, _ERSPAN1, _ERSPAN2, _ERSPAN3, _4IN6, _6IN6, _PPTP, _GENEVE, _ETHERIP = range(1, 13)
 
 _TAI_MINUS_UTC = 37_000_000_000  # since 2017
 
@@ -164,8 +164,10 @@ def _first(data: U8s, link: int, o: int, end: int) -> tuple[int, int, int]:
                 return _IP4, o + 4, -1
             if family == 10 or family == 23 or family == 24 or family == 28 or family == 30:
                 return _IP6, o + 4, -1
-    elif link == 101 or link == 12 or link == 14 or link == 228 or link == 229:  # raw IP
+    elif link == 101 or link == 12 or link == 14 or link == 228:  # raw IP
         return _GUESS, o, -1
+    elif link == 229:
+        return _IP6, o, -1
     elif link == 109:  # OpenBSD enc
         if o + 12 <= end:
             return _GUESS, o + 12, -1
@@ -270,6 +272,21 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                     limit = min(limit, o + 6 + be16(data, o + 4))
                     o += 6
                     step = _PPP
+                elif et == 0x88E5:  # MACsec, where it is not encrypted
+                    if o + 16 > end or data[uint64(o)] & 0x0C:
+                        break
+                    o += 14 if data[uint64(o)] & 0x20 else 6
+                    et = be16(data, o)
+                    o += 2
+                    if depth == 0:
+                        etype = et
+                    continue
+                elif et == 0x883E:  # WCCP redirection
+                    if o >= end:
+                        break
+                    if data[uint64(o)] >> 4 != 4:
+                        o += 4
+                    step = _IP4
                 elif et == 0xD28B:
                     if o + 14 > end or be16(data, o) != 1:
                         break
@@ -361,6 +378,8 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                     step = _IP6
                 else:
                     break
+            if step == _IP4 and o < end and data[uint64(o)] >> 4 == 6:
+                step = _IP6  # IPv6 behind IPv4's EtherType
             if step == _IP4:
                 if o + 20 > end or data[uint64(o)] >> 4 != 4:
                     break
@@ -476,25 +495,30 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                                 tunnel_id = int64(be32(data, o + 12) >> 8)
                         o += 16
                         step = _ETHER
+                    elif nexth == 17 and (dport == 6081 or sport == 6081) and o + 16 <= end and size >= 16:
+                        limit = min(limit, o + size)
+                        if tunnel == 0:
+                            tunnel = _GENEVE
+                            tunnel_id = int64(be32(data, o + 12) >> 8)
+                        et = be16(data, o + 10)
+                        o += 16 + ((int64(data[uint64(o + 8)]) & 63) << 2)
+                        step = _ETHER if et == 0x6558 else _TYPE
                 elif nexth == 6:
+                    pay = -1
+                    plen = -1
                     if o + 4 > end:
                         break
                     sport = be16(data, o)
                     dport = be16(data, o + 2)
-                    if o + 8 <= end:
+                    if o + 16 <= end:
+                        size = int64((data[uint64(o + 12)] >> 4) << 2)
                         i64[SEQ, i] = be32(data, o + 4)
                         dirty |= HAS_TCP
-                    if o + 12 <= end:
-                        i64[ACK, i] = be32(data, o + 8)
-                    if o + 14 <= end:
-                        i16[FLAGS, i] = be16(data, o + 12) & 0xFFF
-                        size = (data[uint64(o + 12)] >> 4) << 2
-                        pay = -1
-                        plen = -1
-                        if o + 16 <= end:
-                            i32[WINDOW, i] = be16(data, o + 14)
                         if size < 20:
                             break
+                        i64[ACK, i] = be32(data, o + 8)
+                        i16[FLAGS, i] = be16(data, o + 12) & 0xFFF
+                        i32[WINDOW, i] = be16(data, o + 14)
                         pay = o + size
                         plen = max(limit - pay, 0)
                         if size > 20 and o + 20 < end:
@@ -505,7 +529,7 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                             else:
                                 dirty |= _tcp_options(data, o + 20, min(pay, end), i, i64, i32, i16)
                 elif nexth == 1 or nexth == 58:
-                    if o + 2 <= end:
+                    if o + 2 <= end and o + 4 <= limit:
                         i16[MTYPE, i] = data[uint64(o)]
                         i16[MCODE, i] = data[uint64(o + 1)]
                         dirty |= HAS_MESSAGE
@@ -534,6 +558,12 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                             break
                         pay = o
                         plen = max(limit - o, 0)
+                elif nexth == 143 or nexth == 97:  # Ethernet (RFC 8986), EtherIP (RFC 3378)
+                    if tunnel == 0:
+                        tunnel = _ETHERIP
+                    if nexth == 97:
+                        o += 2
+                    step = _ETHER
                 elif nexth == 137:
                     et = 0x8847
                     step = _TYPE

@@ -74,6 +74,9 @@ def _enter(out: dict[str, Any], depth: int) -> None:
 
 
 def _ip4(b: bytes, room: int, out: dict[str, Any], depth: int) -> None:
+    if b and b[0] >> 4 == 6:
+        _ip6(b, room, out, depth)
+        return
     if len(b) < 20 or b[0] >> 4 != 4:
         return
     size, total = (b[0] & 15) * 4, struct.unpack(">H", b[2:4])[0]
@@ -141,7 +144,7 @@ def _transport(b: bytes, room: int, proto: int, out: dict[str, Any], depth: int,
             _tunnel(out, "vxlan", int.from_bytes(b[12:15], "big") if b[8] & 8 else -1)
             _ethernet(b[16:], min(room, size) - 16, out, depth)
     elif proto == 6:
-        _tcp(b, room, out)
+    elif (proto in (1, 58) and len(b) >= 2 and room >= 4) or (proto == 2 and b):
     elif (proto in (1, 58) and len(b) >= 2) or (proto == 2 and b):
         out["message_type"] = b[0]
     elif proto == 4:
@@ -155,19 +158,15 @@ def _transport(b: bytes, room: int, proto: int, out: dict[str, Any], depth: int,
 
 
 def _tcp(b: bytes, room: int, out: dict[str, Any]) -> None:
-    if len(b) >= 8:
-        out["tcp_seq"] = int.from_bytes(b[4:8], "big")
-    if len(b) >= 12:
-        out["tcp_ack"] = int.from_bytes(b[8:12], "big")
-    if len(b) < 14:
+    out.update(payload=None, payload_len=-1)
+    if len(b) < 16:
         return
-    size = (b[12] >> 4) * 4
-    out["tcp_flags"] = int.from_bytes(b[12:14], "big") & 0xFFF
-    if len(b) >= 16:
-        out["tcp_window"] = int.from_bytes(b[14:16], "big")
+    out["tcp_seq"], out["tcp_ack"], bits, window = struct.unpack(">IIHH", b[4:16])
+    size = (bits >> 12) * 4
     if size < 20:
-        out.update(payload=None, payload_len=-1)
+        out["tcp_ack"] = -1
         return
+    out.update(tcp_flags=bits & 0xFFF, tcp_window=window)
     out.update(payload=b[size : max(room, size)], payload_len=max(room - size, 0))
     options = b[20:size]
     while options:

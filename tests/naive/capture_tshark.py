@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from telemetry.capture.decode import DECODED_LINKS
 from telemetry.capture.packets import NULL, TUNNELS, CaptureStats, read_packets
 
 __all__ = ["Difference", "compare", "tshark"]
 
 FIELDS = (
-    "frame.time_epoch", "frame.cap_len", "frame.len", "frame.interface_id", "frame.protocols", "vlan.id",
+    "frame.time_epoch", "frame.cap_len", "frame.len", "frame.interface_id", "frame.protocols", "frame.encap_type",
+    "vlan.id", "ieee8021ad.id",
     "ip.src", "ip.dst", "ip.ttl", "ip.proto", "ip.id", "ipv6.src", "ipv6.dst", "ipv6.hlim",
     "udp.srcport", "udp.dstport", "udp.length", "tcp.srcport", "tcp.dstport", "tcp.seq_raw", "tcp.ack_raw",
     "tcp.flags", "tcp.window_size_value", "tcp.len", "tcp.options.timestamp.tsval", "tcp.options.timestamp.tsecr",
@@ -60,7 +62,11 @@ def tshark(path: str) -> list[dict[str, list[str]]] | None:
 def _epoch(text: str) -> int:
     sign = -1 if text.startswith("-") else 1
     whole, _, part = text.lstrip("-").partition(".")
-    return sign * (int(whole) * 1_000_000_000 + int((part + "000000000")[:9]))
+    return sign * (int(whole) * 1_000_000_000 + int(part))  # a fraction of 1 s and more has ten digits
+
+
+def _tags(values: list[str]) -> list[int]:
+    return [int(v) for v in values]
 
 
 def _address(version: int, hi: int, lo: int) -> str:
@@ -96,11 +102,13 @@ def _differences(number: int, t: dict[str, list[str]], o: dict[str, Any]) -> Ite
     if t["frame.interface_id"]:
         yield from check("interface", t["frame.interface_id"], o["interface"])
 
-    vlans = [int(v) for v in t["vlan.id"]]
-    if (vlans[0] if vlans else -1) != o["vlan"]:
-        yield Difference(number, "vlan", str(vlans), str(o["vlan"]))
-    if (vlans[1] if len(vlans) > 1 else -1) != o["vlan_inner"] and not o["tunnel"]:
-        yield Difference(number, "vlan_inner", str(vlans), str(o["vlan_inner"]))
+    if not o["tunnel"]:  # those inside a tunnel are told along with those outside
+        vlans = [*_tags(t["ieee8021ad.id"]), *_tags(t["vlan.id"])]
+        for field, want in zip(("vlan", "vlan_inner"), [*vlans, -1, -1], strict=False):
+            if want != o[field]:
+                yield Difference(number, field, str(vlans), str(o[field]))
+    if o["linktype"] not in DECODED_LINKS:
+        return
 
     # IP headers in the order of their layers: tshark tells each version's apart
     four = list(zip(t["ip.src"], t["ip.dst"], t["ip.ttl"], t["ip.proto"], t["ip.id"], strict=False))
@@ -173,6 +181,7 @@ def compare(path: str) -> list[Difference] | None:
     theirs = tshark(path)
     if theirs is None:
         return None
+    theirs = [t for t in theirs if t["frame.encap_type"]]  # the others are blocks, not packets
     mine = list(ours(path))
     out = []
     if len(theirs) != len(mine):
