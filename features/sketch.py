@@ -122,59 +122,115 @@ def bucket_middle(bucket, edge, edge_bits):
 
 
 @njit(cache=True, nogil=True)
-def quantiles_sketch(v, bits, a, b, low, high, probs, hist, edge, edge_bits, out):
-    """Quantiles of v[a:b] to within the sketch's error. `bits` is v seen as int64; `hist` zeros, left zero."""
-    n = b - a
-    first = 9223372036854775807
-    last = -first
-    for i in range(a, b):
-        k = bucket_of(bits[i])
-        if k < first:
-            first = k
-        if k > last:
-            last = k
-    span = last - first + 1
-    if span <= hist.shape[0]:
-        for i in range(a, b):
-            hist[bucket_of(bits[i]) - first] += 1
-        at = -1
-        below = 0  # values in buckets up to `at`
-        for p in range(probs.shape[0]):
-            r = probs[p] * (n - 1)
-            k = int(r)
-            f = r - k
-            while below <= k:
-                at += 1
-                below += hist[at]
-            x = bucket_middle(at + first, edge, edge_bits)
-            x = min(max(x, low), high)
-            if f > 0.0 and below <= k + 1 and k + 1 < n:
-                nxt = at + 1
-                while hist[nxt] == 0:
-                    nxt += 1
-                y = bucket_middle(nxt + first, edge, edge_bits)
-                y = min(max(y, low), high)
-                x += (y - x) * f
-            out[p] = x
-        for k in range(span):
-            hist[k] = 0
-    else:  # few values over many octaves: buckets keep the order, so those of the sorted values are theirs
-        sort_with(v, edge[:0], a, b)
-        for p in range(probs.shape[0]):
-            r = probs[p] * (n - 1)
-            k = int(r)
-            f = r - k
-            x = min(max(bucket_middle(bucket_of(bits[a + k]), edge, edge_bits), low), high)
-            if f > 0.0 and k + 1 < n:
-                y = min(max(bucket_middle(bucket_of(bits[a + k + 1]), edge, edge_bits), low), high)
-                if y != x:
-                    x += (y - x) * f
-            out[p] = x
+def _range(low, high, edge, edge_bits):
+    """First bucket and number of buckets from `low` to `high`."""
+    edge[0], edge[1] = low, high
+    # Zero has two signs, and either may have been taken for the least or the largest.
+    first = -1 if low == 0.0 else bucket_of(edge_bits[0])
+    last = 0 if high == 0.0 else bucket_of(edge_bits[1])
+    return first, last - first + 1
 
 
 @njit(cache=True, nogil=True)
-def quantiles_exact(v, a, b, probs, out):
-    """Quantiles of v[a:b], which is left sorted."""
-    sort_with(v, probs[:0], a, b)
+def quantiles_sketch(v, bits, low, high, probs, hist, edge, edge_bits, out):
+    """Quantiles of v (between `low` and `high`) to within the sketch's error.
+
+    `bits` is v seen as int64; `probs` rise; `hist` comes all zero and is left so; v may be left sorted.
+    """
+    n = v.shape[0]
+    first, span = _range(low, high, edge, edge_bits)
+    if span > hist.shape[0]:  # many octaves: buckets keep the order, so those of the sorted values are theirs
+        sort_with(v, probs[:0], 0, n)
+        for p in range(probs.shape[0]):
+            r = probs[p] * (n - 1)
+            k = int(r)
+            f = r - k
+            x = min(max(bucket_middle(bucket_of(bits[k]), edge, edge_bits), low), high)
+            if f > 0.0 and k + 1 < n:
+                y = min(max(bucket_middle(bucket_of(bits[k + 1]), edge, edge_bits), low), high)
+                if y != x:
+                    x += (y - x) * f
+            out[p] = x
+        return
+    for i in range(n):
+        hist[bucket_of(bits[i]) - first] += 1
+    at = -1
+    below = 0  # values in buckets up to `at`
     for p in range(probs.shape[0]):
-        out[p] = _between(v, a, b - a, probs[p])
+        r = probs[p] * (n - 1)
+        k = int(r)
+        f = r - k
+        while below <= k:
+            at += 1
+            below += hist[at]
+        x = min(max(bucket_middle(at + first, edge, edge_bits), low), high)
+        if f > 0.0 and below <= k + 1 and k + 1 < n:
+            beyond = at + 1
+            while hist[beyond] == 0:
+                beyond += 1
+            y = min(max(bucket_middle(beyond + first, edge, edge_bits), low), high)
+            x += (y - x) * f
+        out[p] = x
+    for k in range(span):
+        hist[k] = 0
+
+
+@njit(cache=True, nogil=True)
+def quantiles_exact(v, bits, low, high, probs, hist, edge, edge_bits, out):
+    """Quantiles of v as a sort gives them: the histogram says in which buckets they lie, only those are sorted."""
+    n = v.shape[0]
+    first, span = _range(low, high, edge, edge_bits)
+    if n <= 64 or span > hist.shape[0]:
+        sort_with(v, probs[:0], 0, n)
+        for p in range(probs.shape[0]):
+            out[p] = _between(v, 0, n, probs[p])
+        return
+    for i in range(n):
+        hist[bucket_of(bits[i]) - first] += 1
+    most = 2 * probs.shape[0]
+    bucket, base, place = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most + 1, np.int64)
+    found = 0  # buckets wanted
+    at = -1
+    below = 0
+    place[0] = 0
+    for p in range(probs.shape[0]):
+        r = probs[p] * (n - 1)
+        k = int(r)
+        for rank in range(k, min(k + 2, n)):
+            while below <= rank:
+                at += 1
+                below += hist[at]
+            if found == 0 or bucket[found - 1] != at:
+                bucket[found] = at
+                base[found] = below - hist[at]
+                place[found + 1] = place[found] + hist[at]
+                found += 1
+    for k in range(span):
+        hist[k] = 0
+    for j in range(found):
+        hist[bucket[j]] = j + 1
+    some = np.empty(place[found])
+    fill = place[:found].copy()
+    for i in range(n):
+        j = hist[bucket_of(bits[i]) - first]
+        if j > 0:
+            some[fill[j - 1]] = v[i]
+            fill[j - 1] += 1
+    for j in range(found):
+        hist[bucket[j]] = 0
+        sort_with(some, probs[:0], place[j], place[j + 1])
+    j = 0
+    for p in range(probs.shape[0]):
+        r = probs[p] * (n - 1)
+        k = int(r)
+        f = r - k
+        while k >= base[j] + place[j + 1] - place[j]:
+            j += 1
+        x = some[place[j] + k - base[j]]
+        if f > 0.0 and k + 1 < n:
+            # The next rank lies in this bucket or begins the next one wanted.
+            inside = k + 1 < base[j] + place[j + 1] - place[j]
+            y = some[place[j] + k + 1 - base[j]] if inside else some[place[j + 1]]
+            if y != x:
+                x += (y - x) * f
+        out[p] = x

@@ -33,12 +33,13 @@ def fill(offset, values, bits, width, alive, born, want, level, exact, probs, sp
                         row[want[7]] = 0.0
                 continue
             born[s] = True
+            v = values[a:b]
             total = 0.0
-            low = values[a]
+            low = v[0]
             high = low
             over = 0
-            for i in range(a, b):
-                x = values[i]
+            for i in range(n):
+                x = v[i]
                 total += x
                 low = min(low, x)
                 high = max(high, x)
@@ -55,11 +56,11 @@ def fill(offset, values, bits, width, alive, born, want, level, exact, probs, sp
                 row[want[4]] = high
             if spread:
                 # Around the first value: stable where the spread is small beside the level.
-                one = values[a]
+                one = v[0]
                 d1 = 0.0
                 d2 = 0.0
-                for i in range(a, b):
-                    d = values[i] - one
+                for i in range(n):
+                    d = v[i] - one
                     d1 += d
                     d2 += d * d
                 var = max(d2 - d1 * d1 / n, 0.0) / (n - 1) if n > 1 else np.nan
@@ -71,9 +72,9 @@ def fill(offset, values, bits, width, alive, born, want, level, exact, probs, sp
                 row[want[7]] = over
             if probs.shape[0]:
                 if exact or n <= 24:
-                    quantiles_exact(values, a, b, probs, found)
+                    quantiles_exact(v, bits[a:b], low, high, probs, hist, edge, edge_bits, found)
                 else:
-                    quantiles_sketch(values, bits, a, b, low, high, probs, hist, edge, edge_bits, found)
+                    quantiles_sketch(v, bits[a:b], low, high, probs, hist, edge, edge_bits, found)
                 for p in range(probs.shape[0]):
                     row[spot[p]] = found[p]
 
