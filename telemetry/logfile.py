@@ -118,6 +118,7 @@ class LogFollower:
         self._inode = -1
         self._offset = 0
         self._rest = b""
+        self._skipping = False
         self._keys: dict[SeriesKey, int] = {}
         self._from_start = from_start
         self._open(first=True)
@@ -132,10 +133,14 @@ class LogFollower:
             if got:
                 self._offset += len(got)
                 *whole, self._rest = (self._rest + got).split(b"\n")
+                if self._skipping and whole:
+                    del whole[0]  # the end of a line whose beginning was too long
+                    self._skipping = False
                 lines += whole
                 if len(self._rest) > _LONGEST_LINE:
-                    self._refuse(self._rest[:80])
-                    self._rest = b""
+                    if not self._skipping:
+                        lines.append(self._rest[:80])
+                    self._rest, self._skipping = b"", True
                 continue
             if not self._moved():
                 break
@@ -239,7 +244,7 @@ def _number(raw: Any, scale: float, metric: str) -> float | int:
 def _time(raw: Any, unit: str) -> Nanos:
     if unit == "iso":
         text = str(raw).replace("Z", "+00:00")
-        m = re.fullmatch(r"(.*:\d\d)(?:[.,](\d{1,9}))?([+-]\d\d:?\d\d)?", text)
+        m = re.fullmatch(r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d)(?:[.,](\d{1,9}))?([+-]\d\d:?\d\d)?", text)
         if m is None:
             raise ValueError("not a time")
         whole = datetime.datetime.fromisoformat(m[1] + (m[3] or "+00:00"))

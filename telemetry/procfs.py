@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from telemetry.host import tables
+from telemetry.host.bypass import DpdkPorts
+from telemetry.host.clock import KernelClock
+from telemetry.host.ethtool import DriverStats
 from telemetry.host.sources import HostSource, TextFile
 from telemetry.host.udp import UdpSockets
 
@@ -105,6 +108,10 @@ def standard_set(root: str | Path, host: str) -> Set:
     for zone in sorted((sys / "class/thermal").glob("thermal_zone[0-9]*")):
         label = {"zone": zone.name[12:], "type": _word(zone / "type")}
         slow.append(table(zone / "temp", tables.single("thermal_millicelsius", label)))
+    for path in sorted((root / "var/run/dpdk").glob("*/dpdk_telemetry.v2")):
+        slow.append(DpdkPorts(path, host))
+    if root == Path("/"):  # what has no file: the kernel that runs us
+        slow.append(KernelClock(host))
     return Set(fast, base, slow)
 
 
@@ -130,6 +137,7 @@ def namespace_set(root: str | Path, host: str, net: str, netns: str = "", *, dev
         TextFile(folder / "sockstat", host, tables.sockstat(netns)),
     ]
     slow: list[HostSource] = []
+    live = root == Path("/")
     if devices:
         for device in sorted((root / "sys/class/net").glob("*")):
             if device.name == "lo" or not (device / "statistics").is_dir():
@@ -140,6 +148,8 @@ def namespace_set(root: str | Path, host: str, net: str, netns: str = "", *, dev
                 path = device / "statistics" / name
                 base.append(TextFile(path, host, tables.single(f"nic_{name.removesuffix('_errors')}_total", label)))
             slow.append(TextFile(device / "carrier_changes", host, tables.single("nic_carrier_changes_total", label)))
+            if hardware and live:
+                slow.append(DriverStats(device.name, host))
     fast: list[HostSource] = [UdpSockets(folder / "udp", host, netns)]
     return Set(fast, base, slow)
 

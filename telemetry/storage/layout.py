@@ -28,7 +28,7 @@ DAY_NS = 86_400 * 1_000_000_000
 _GROUPS = {
     "cpu": "irq softirq cpu context interrupts forks procs sched softnet loadavg",
     "thread": "thread process",
-    "net": "netstat nic ethtool udp conntrack qdisc sockstat neigh igmp",
+    "net": "netstat nic ethtool dpdk udp conntrack qdisc sockstat neigh igmp",
     "memory": "vmstat meminfo pressure disk node buddy numa cgroup",
     "wire": "wire tcp feed ab tick burst capture packet",
     "app": "app log record",

@@ -1,0 +1,300 @@
+"""What this host can and cannot tell, what would blur it, and what that costs; read only, in plain words."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from pipelines.harvest import housekeeping_cpus, pin
+from telemetry.errors import StoreError
+from telemetry.harvest import Harvester
+from telemetry.host.bypass import recognise
+from telemetry.procfs import cpu_list, online_cpus
+
+__all__ = ["Finding", "examine", "sampler_cost"]
+
+Level = Literal["ok", "note", "problem"]
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One sentence about this host. `remedy` is a suggestion; nothing is ever applied."""
+
+    area: str
+    level: Level
+    what: str
+    remedy: str = ""
+
+
+def examine(root: str | Path = "/", *, store: str | Path | None = None, seconds: float = 2.0) -> list[Finding]:
+    """Look at everything that decides what can be seen here.
+
+    Parameters
+    ----------
+    root : path
+        ``/``, or a tree (then what needs the live kernel is left out).
+    store : path, optional
+        Where samples would go.
+    seconds : float
+        How long to sample, to tell what that costs here; 0 does not.
+    """
+    tree = Path(root)
+    live = tree == Path("/")
+    found: list[Finding] = []
+    for part in (_sources, _clock, _cpus, _memory, _network, _bypass):
+        found += part(tree)
+    if live:
+        found += _rights()
+        found += _tools()
+    if store is not None:
+        found += _store(Path(store))
+    if live and seconds > 0:
+        found.append(sampler_cost(seconds))
+    return found
+
+
+def sampler_cost(seconds: float) -> Finding:
+    """Sample the standard set at 10 Hz for a while and say what it took."""
+    before = os.sched_getaffinity(0)
+    pin()
+    try:
+        harvester = Harvester("/", host="doctor")
+        harvester.sample()
+        late, ticks = 0.0, round(seconds * 10)
+        start, cpu = time.monotonic(), time.process_time()
+        for i in range(ticks):
+            time.sleep(max(0.0, start + i / 10 - time.monotonic()))
+            late = max(late, time.monotonic() - start - i / 10)
+            harvester.sample()
+        share = (time.process_time() - cpu) / max(time.monotonic() - start, 1e-9)
+        series = len(harvester.keys)
+        harvester.close()
+    finally:
+        os.sched_setaffinity(0, before)
+    level: Level = "ok" if share < 0.02 and late < 0.05 else "note"
+    remedy = "" if level == "ok" else "sample at a lower --hz, watch fewer namespaces, or give it a quieter CPU"
+    what = f"sampling {series} series at 10 Hz takes {share:.2%} of a core here; at worst {late * 1e3:.1f} ms late"
+    return Finding("cost", level, what, remedy)
+
+
+def _sources(root: Path) -> Iterator[Finding]:
+    proc = root / "proc"
+    if not (proc / "stat").exists():
+        yield Finding(
+            "kernel", "problem", f"{proc} shows no kernel: nothing can be harvested", "run on Linux, mount /proc"
+        )
+        return
+    yield Finding("kernel", "ok", f"Linux {_text(proc / 'sys/kernel/osrelease') or 'of unknown version'}")
+    table = (
+        ("interrupts", "which interrupt hits which CPU", ""),
+        ("softirqs", "softirq work per CPU", ""),
+        ("net/softnet_stat", "drops and squeezes before the IP layer, per CPU", ""),
+        ("net/snmp", "drops in IP, UDP and TCP", ""),
+        ("vmstat", "reclaim, compaction and NUMA faults", ""),
+        ("pressure/cpu", "pressure stalls in microseconds", "a kernel with CONFIG_PSI, booted with psi=1"),
+        ("schedstat", "run and wait time per CPU (threads' own are still read)", "a kernel with CONFIG_SCHEDSTATS"),
+        ("pressure/irq", "time stolen by interrupts", "CONFIG_IRQ_TIME_ACCOUNTING and Linux 6.1"),
+    )
+    for name, meaning, remedy in table:
+        if os.access(proc / name, os.R_OK):
+            yield Finding("kernel", "ok", f"/proc/{name}: {meaning}")
+        else:
+            why = "not readable for us" if (proc / name).exists() else "not there"
+            yield Finding("kernel", "note", f"/proc/{name} is {why}: blind to {meaning}", remedy or "run as root")
+    first = _text(proc / "net/softnet_stat").split("\n")[0].split()
+    if first and len(first) < 13:
+        yield Finding(
+            "kernel", "note", "softnet_stat does not name its CPUs (before 5.10): rows are taken as the online CPUs"
+        )
+    steal = [line.split() for line in _text(proc / "stat").split("\n") if line.startswith("cpu0")]
+    if steal and len(steal[0]) > 6 and int(steal[0][6]) == 0:
+        yield Finding(
+            "kernel", "note", "interrupt time is not accounted (irq ticks stay 0): counts of interrupts are used"
+        )
+
+
+def _clock(root: Path) -> Iterator[Finding]:
+    source = _text(root / "sys/devices/system/clocksource/clocksource0/current_clocksource")
+    if source in ("hpet", "acpi_pm", "jiffies", "refined-jiffies"):
+        remedy = "find out why the kernel left the TSC (dmesg | grep -i tsc); boot with tsc=reliable if it is"
+        yield Finding(
+            "clock", "problem", f"the clock source is {source}: each time stamp costs about a microsecond", remedy
+        )
+    elif source:
+        yield Finding("clock", "ok", f"the clock source is {source}")
+    if root == Path("/"):
+        yield _discipline()
+    ptp = sorted(p.name for p in (root / "sys/class/ptp").glob("ptp*"))
+    if ptp:
+        yield Finding("clock", "ok", f"PTP hardware clocks: {', '.join(ptp)}")
+    else:
+        text = "no PTP hardware clock: one-way latencies between hosts are only as good as NTP, tens of microseconds"
+        yield Finding("clock", "note", text, "a NIC with a PTP clock, ptp4l and phc2sys")
+
+
+def _discipline() -> Finding:
+    import numpy as np
+
+    from telemetry.host.clock import KernelClock
+
+    out = np.zeros(4, np.int64)
+    try:
+        KernelClock("").read(out)
+    except OSError as error:
+        return Finding("clock", "note", f"the kernel does not tell its clock's offset: {error.strerror}")
+    if out[3]:
+        text = "nothing disciplines this clock: its stamps cannot be compared with another host's"
+        return Finding("clock", "problem", text, "run chronyd or ptp4l with phc2sys")
+    return Finding("clock", "ok", f"the clock is disciplined; offset {out[0]} ns, error at most {out[2]} ns")
+
+
+def _cpus(root: Path) -> Iterator[Finding]:
+    sys = root / "sys/devices/system/cpu"
+    online = online_cpus(root)
+    isolated = _cpus_of(sys / "isolated")
+    if not isolated:
+        text = f"{len(online)} CPUs, none isolated: any task may run where the trading threads do"
+        yield Finding("cpus", "note", text, "isolcpus=, nohz_full= and rcu_nocbs= on the boot line, or cpusets")
+    else:
+        text = f"CPUs {_ranges(isolated)} are isolated; the harvester stays on {_ranges(housekeeping_cpus(root))}"
+        yield Finding("cpus", "ok", text)
+        strays = [
+            path.parent.name
+            for path in sorted((root / "proc/irq").glob("[0-9]*/smp_affinity_list"))
+            if set(_cpus_of(path)) & set(isolated)
+        ]
+        if strays:
+            text = f"{len(strays)} interrupts may hit isolated CPUs (first: IRQ {strays[0]})"
+            keep = _ranges(housekeeping_cpus(root))
+            remedy = f"echo {keep} > /proc/irq/{strays[0]}/smp_affinity_list; stop irqbalance; irqaffinity={keep}"
+            yield Finding("cpus", "problem", text, remedy)
+    governor = _text(sys / "cpu0/cpufreq/scaling_governor")
+    if governor and governor != "performance":
+        text = f"the frequency governor is {governor}: the first packet after a lull is slow"
+        yield Finding("cpus", "problem", text, "cpupower frequency-set -g performance")
+    states = [_text(s / "name") for s in sorted((sys / "cpu0/cpuidle").glob("state[0-9]*"))]
+    deep = [s for s in states if s.startswith("C") and s not in ("C0", "C1", "C1E")]
+    if deep:
+        text = f"deep idle states are allowed ({', '.join(deep)}): waking up takes up to 200 us"
+        yield Finding("cpus", "note", text, "hold /dev/cpu_dma_latency at 0, or intel_idle.max_cstate=1")
+    if not states and not governor:
+        text = "no idle states, frequencies or throttling to see: a virtual machine, or the driver is off"
+        yield Finding("cpus", "note", text, "look at the hypervisor's host for those; here watch steal")
+    if "hypervisor" in _text(root / "proc/cpuinfo"):
+        text = "a virtual machine: firmware interrupts, throttling and neighbours show only as steal or as lateness"
+        yield Finding("cpus", "note", text)
+
+
+def _memory(root: Path) -> Iterator[Finding]:
+    huge = _text(root / "sys/kernel/mm/transparent_hugepage/enabled")
+    if "[always]" in huge:
+        text = "transparent huge pages are always on: compaction may stall a page fault for milliseconds"
+        remedy = "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled"
+        yield Finding("memory", "note", text, remedy)
+    if (
+        _text(root / "proc/sys/kernel/numa_balancing") == "1"
+        and len(list((root / "sys/devices/system/node").glob("node[0-9]*"))) > 1
+    ):
+        text = "automatic NUMA balancing unmaps pages to see who uses them: faults on the hot path"
+        yield Finding("memory", "note", text, "sysctl kernel.numa_balancing=0")
+
+
+def _network(root: Path) -> Iterator[Finding]:
+    devices = [d for d in sorted((root / "sys/class/net").glob("*")) if (d / "device").exists()]
+    if not devices:
+        yield Finding("network", "note", "no hardware NIC in this namespace: ring and driver counters are out of sight")
+    for device in devices:
+        driver = (
+            os.path.basename(os.path.realpath(device / "device/driver")) if (device / "device/driver").exists() else "?"
+        )
+        yield Finding("network", "ok", f"{device.name}: driver {driver}, counters of its rings are read once a second")
+    if (root / "proc/sys/net/netfilter/nf_conntrack_count").exists():
+        now = _text(root / "proc/sys/net/netfilter/nf_conntrack_count")
+        most = _text(root / "proc/sys/net/netfilter/nf_conntrack_max")
+        if now.isdigit() and most.isdigit() and int(most) and int(now) > 0.8 * int(most):
+            text = f"connection tracking is nearly full: {now} of {most}"
+            yield Finding("network", "problem", text, "notrack for market data; raise net.netfilter.nf_conntrack_max")
+    room = _text(root / "proc/sys/net/core/rmem_max")
+    if room.isdigit() and int(room) <= 212_992:
+        text = f"net.core.rmem_max is {room} (the default): about {int(room) // 2304} datagrams overflow a socket"
+        yield Finding("network", "note", text, "sysctl net.core.rmem_max=26214400 and SO_RCVBUF in the application")
+
+
+def _bypass(root: Path) -> Iterator[Finding]:
+    for b in recognise(root):
+        if b.kind == "rdma":
+            continue
+        text = f"{b.where} goes round the kernel ({b.kind}: {b.evidence}); blind for it: {', '.join(b.blind)}"
+        yield Finding("bypass", "note", text, f"read instead: {b.instead}")
+
+
+def _rights() -> Iterator[Finding]:
+    if os.geteuid() != 0:
+        text = "not root: threads, namespaces and maps of other users' processes are out of sight"
+        yield Finding("rights", "note", text, "run the harvester as root, or with CAP_SYS_PTRACE and CAP_NET_ADMIN")
+    else:
+        yield Finding("rights", "ok", "root: everything that this kernel shows can be read")
+
+
+def _tools() -> Iterator[Finding]:
+    for tool, use in (("tcpdump", "captures"), ("ethtool", "NIC settings"), ("tshark", "checking decoders")):
+        if shutil.which(tool) is None:
+            yield Finding("tools", "note", f"{tool} is not installed; it is used for {use}", f"apt install {tool}")
+
+
+def _store(path: Path) -> Iterator[Finding]:
+    from telemetry.store import Store
+
+    place = path
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free / 1e9
+    level: Level = "ok" if free > 1 else "problem"
+    remedy = "" if level == "ok" else "free some, or set harvest.max_gb"
+    yield Finding("store", level, f"{path}: {free:.1f} GB free", remedy)
+    if not os.access(place, os.W_OK):
+        yield Finding(
+            "store", "problem", f"{place} cannot be written by us", "choose another --store, or mend its rights"
+        )
+    if path.exists():
+        try:
+            store = Store(path, create=False)
+        except StoreError as error:
+            yield Finding("store", "problem", str(error), "choose another --store")
+            return
+        last = store.last_seen_ns()
+        if last is None:
+            yield Finding("store", "note", f"{path} is empty", "tailwatch harvest, or tailwatch ingest")
+        else:
+            age = (time.time_ns() - last) / 1e9
+            yield Finding("store", "ok", f"{path}: hosts {', '.join(store.hosts())}; last seen {age:.0f} s ago")
+
+
+def _cpus_of(path: Path) -> list[int]:
+    text = _text(path)
+    try:
+        return cpu_list(text)
+    except ValueError:
+        return []
+
+
+def _ranges(cpus: list[int]) -> str:
+    out: list[list[int]] = []
+    for cpu in sorted(cpus):
+        if out and cpu == out[-1][1] + 1:
+            out[-1][1] = cpu
+        else:
+            out.append([cpu, cpu])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in out)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return ""
