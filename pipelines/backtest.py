@@ -7,8 +7,9 @@ and over blocks of time). Costs over budgets come from the stored surprise, with
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +20,9 @@ from pipelines.replay import replay
 from pipelines.resolve import Candidate
 from telemetry.errors import NoDataError
 from telemetry.source import Source
-from telemetry.types import Alert, Float64, Int64, Label, Nanos, Panel, Part, Scores, SeriesKey
+from telemetry.types import Alert, Events, Float64, Int64, Label, Nanos, Panel, Part, Scores, SeriesKey
 
-__all__ = ["BUDGETS", "Outcome", "backtest", "false_by_block", "regressions"]
+__all__ = ["BUDGETS", "Outcome", "Task", "backtest", "false_by_block", "regressions", "run_task"]
 
 BUDGETS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 KEEP = 50_000_000
@@ -135,11 +136,44 @@ def backtest(
     )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A backtest that another process can run: one detector over the hosts of `select` in a store."""
+
+    candidate: Candidate
+    store: str
+    labels: tuple[Label, ...]
+    from_ns: Nanos
+    to_ns: Nanos
+    select: str = ""
+
+
+def run_task(task: Task) -> Outcome | str:
+    """Run a `Task`; where there is nothing to run on, the reason."""
+    from telemetry.store import Store
+
+    with Store(task.store, create=False) as store:
+        source: Source = _Selected(store, task.select) if task.select else store
+        try:
+            return backtest(task.candidate, source, task.labels, task.from_ns, task.to_ns)
+        except NoDataError as error:
+            return str(error)
+
+
+class _Selected:
+    def __init__(self, store: Any, select: str) -> None:
+        self._store, self._select = store, select
+
+    def read(self, seen_from_ns: Nanos, seen_to_ns: Nanos) -> Iterator[Events]:
+        found: Iterator[Events] = self._store.read(seen_from_ns, seen_to_ns, select=self._select)
+        return found
+
+
 class _Watched:
     def __init__(self, source: Source, progress: Callable[[int], None] | None) -> None:
         self._source, self._progress = source, progress
 
-    def read(self, seen_from_ns: Nanos, seen_to_ns: Nanos):  # type: ignore[no-untyped-def]
+    def read(self, seen_from_ns: Nanos, seen_to_ns: Nanos) -> Iterator[Events]:
         n = 0
         for batch in self._source.read(seen_from_ns, seen_to_ns):
             n += len(batch)

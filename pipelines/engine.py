@@ -18,7 +18,7 @@ from detectors.detector import Detector
 from detectors.incidents import Grouper
 from detectors.policy import Decision
 from pipelines.savefile import load_snapshots, save_snapshots
-from pipelines.state import Checkpoint, StateDB
+from pipelines.state import SHADOW, Checkpoint, StateDB
 from telemetry.types import Alert, Events, IncidentChange, Nanos, Panel, Scores, Snapshot
 
 __all__ = ["Engine", "Step"]
@@ -49,6 +49,8 @@ class Engine:
     checkpoints : Path
         Folder of the checkpoint files.
     sinks : names of sinks that get an outbox row for each incident change.
+    shadows : callable
+        Makes the challengers of a host: they score, their alerts are stored apart and go nowhere.
     idle_timeout_ns : how long a silent host holds the grouper back.
     """
 
@@ -61,28 +63,43 @@ class Engine:
         checkpoints: Path,
         *,
         sinks: Sequence[str] = (),
+        shadows: Callable[[str], Sequence[Detector]] | None = None,
         idle_timeout_ns: Nanos = 5_000_000_000,
     ) -> None:
         self.state, self.part, self.sinks = state, part, tuple(sinks)
         self._make, self._grouper, self._folder = make, grouper, checkpoints
         self._idle = idle_timeout_ns
         self._lanes: dict[str, list[Detector]] = {}
+        self._make_shadows = shadows or (lambda host: ())
+        self._shadows: dict[str, list[Detector]] = {}
+        self.calibration: dict[str, np.ndarray] = {}
         self.offsets: dict[str, Nanos] = {}
         self.watermark_ns = NEVER
         self.alerted = 0
-        self._restored: set[tuple[str, str]] = set()
+        self._restored: set[int] = set()
         self._turn = 0
 
     def detectors(self, host: str) -> list[Detector]:
         """The detectors of a host (made when it is first seen)."""
         if host not in self._lanes:
             lane = self._lanes[host] = list(self._make(host))
+            self._shadows[host] = list(self._make_shadows(host))
             for detector in lane:
-                detector.observer = self._observe
+                detector.observer = self._observer(detector.spec.name)
         return self._lanes[host]
 
-    def _observe(self, panel: Panel, scores: Scores, decision: Decision) -> None:
-        self._grouper.watch(panel)
+    def _observer(self, name: str) -> Callable[[Panel, Scores, Decision], None]:
+        """Tell the grouper what is watched, and count how often surprise exceeds 1, 2, 3 (is it calibrated?)."""
+        seen = self.calibration.setdefault(name, np.zeros(4, np.int64))
+
+        def observe(panel: Panel, scores: Scores, decision: Decision) -> None:
+            self._grouper.watch(panel)
+            s = scores.surprise
+            seen[0] += np.count_nonzero(~np.isnan(s))
+            for level in (1, 2, 3):
+                seen[level] += np.count_nonzero(s >= level)
+
+        return observe
 
     def push(self, events: Events) -> None:
         """Take in a batch, in seen order for each host."""
@@ -96,27 +113,30 @@ class Engine:
             else:
                 belongs = np.array([h == host for h in of_key])
                 mine = events[belongs[events.series]]
-            for detector in self.detectors(host):
+            for detector in (*self.detectors(host), *self._shadows[host]):
                 detector.push(mine)
             self.offsets[host] = max(self.offsets.get(host, NEVER), int(mine.seen_ns[-1]) + 1)
 
     def step(self, now_ns: Nanos = 0) -> Step:
         """Close what the data allows, group, and commit it all in one transaction."""
         alerts: list[Alert] = []
+        shadows: list[Alert] = []
         marks: list[Nanos] = []
         for host in sorted(self._lanes):
             lane = self._lanes[host]
             for detector in lane:
                 alerts += detector.close(detector.watermark_ns)
             marks += [d.watermark_ns for d in lane]
+            for detector in self._shadows[host]:
+                shadows += detector.close(detector.watermark_ns)
         if marks:
             self.watermark_ns = max(self.watermark_ns, min(marks), max(marks) - self._idle)
         alerts.sort(key=lambda a: (a.end_ns, a.id))
         changes = self._grouper.push(alerts, self.watermark_ns) if self.watermark_ns > NEVER else []
-        if alerts or changes:
+        if alerts or changes or shadows:
             self.state.commit(
                 self.part, alerts, changes, watermark_ns=self.watermark_ns, offsets=self.offsets,
-                sinks=self.sinks, now_ns=now_ns,
+                sinks=self.sinks, shadows=shadows, now_ns=now_ns,
             )  # fmt: skip
             self.alerted += len(alerts)
         return Step(alerts, changes, self.watermark_ns)
@@ -128,6 +148,8 @@ class Engine:
     def checkpoint(self) -> Checkpoint:
         """Save all memory to a new file, point at it, and remove the one before the last."""
         snapshots = {f"{host}\x1f{d.spec.name}": d.snapshot() for host, lane in self._lanes.items() for d in lane}
+        dark = self._shadows.items()
+        snapshots |= {f"{host}\x1f{d.spec.name}\x1f{SHADOW}": d.snapshot() for host, lane in dark for d in lane}
         meta = {"offsets": dict(self.offsets), "watermark_ns": self.watermark_ns, "turn": self._turn + 1}
         snapshots["grouper"] = Snapshot({}, self._grouper.snapshot())
         self._turn += 1
@@ -150,18 +172,16 @@ class Engine:
             return {}
         snapshots = load_snapshots(Path(kept.path), kept.digest)
         for name, snapshot in snapshots.items():
-            host, _, spec = name.partition("\x1f")
             if name == "grouper":
                 self._grouper.restore(snapshot.arrays)
                 continue
-            for detector in self.detectors(host):
-                meta = snapshot.meta
-                if detector.spec.name == spec and (meta["digest"], meta["version"]) == (
-                    detector.spec.digest,
-                    detector.version,
-                ):
+            host, spec, *dark = name.split("\x1f")
+            lane = self.detectors(host)
+            for detector in self._shadows[host] if dark else lane:
+                known = (snapshot.meta["digest"], snapshot.meta["version"])
+                if detector.spec.name == spec and known == (detector.spec.digest, detector.version):
                     detector.restore(snapshot)
-                    self._restored.add((host, spec))
+                    self._restored.add(id(detector))
         self.offsets = {h: int(v) for h, v in kept.meta["offsets"].items()}
         self.watermark_ns = int(kept.meta["watermark_ns"])
         self._turn = int(kept.meta["turn"])
@@ -172,8 +192,8 @@ class Engine:
         return [
             (host, d)
             for host in sorted(self.offsets)
-            for d in self.detectors(host)
-            if (host, d.spec.name) not in self._restored
+            for d in (*self.detectors(host), *self._shadows[host])
+            if id(d) not in self._restored
         ]
 
     def warm(self, detector: Detector, batches: Iterable[Events]) -> None:

@@ -58,6 +58,14 @@ class Collector:
         )
         for name, text, level in gauges:
             yield GaugeMetricFamily(name, text, value=level)
+        share = GaugeMetricFamily(
+            "tailwatch_surprise_exceeding_ratio", "Share of scores of at least `level`; 10^-level when calibrated.",
+            labels=["detector", "level"],
+        )  # fmt: skip
+        for detector, seen in sorted(w.engine.calibration.items()):
+            for level in (1, 2, 3):
+                share.add_metric([detector, str(level)], float(seen[level]) / max(float(seen[0]), 1.0))
+        yield share
         info = GaugeMetricFamily("tailwatch_build_info", "Version.", labels=["version"])
         info.add_metric([version("tailwatch")], 1)
         yield info

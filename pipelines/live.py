@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from detectors.build import build
@@ -14,7 +14,7 @@ from pipelines.savefile import load_snapshots
 from pipelines.state import Champion, StateDB
 from telemetry.types import Snapshot
 
-__all__ = ["catalogue_specs", "live_detectors"]
+__all__ = ["catalogue_specs", "live_detectors", "shadow_detectors"]
 
 
 def catalogue_specs() -> dict[str, DetectorSpec]:
@@ -25,17 +25,29 @@ def catalogue_specs() -> dict[str, DetectorSpec]:
 def live_detectors(state: StateDB, only: Sequence[str] = ()) -> Callable[[str], list[Detector]]:
     """Return a maker of one host's detectors: each champion from its registered state, the rest of the catalogue cold.
 
-    Signatures without a champion share detectors (see ``detectors/fused.py``).
+    Signatures without a champion share detectors (see ``detectors/fused.py``), but a challenged one stands alone, so
+    that it and its challenger can be compared.
 
     Parameters
     ----------
     only : names of signatures or champions; all by default
     """
     champions = {c.detector: c for c in state.champions() if not only or c.detector in only}
+    challenged = {c.detector for c in state.champions("challenger")}
     rest = [s for s in load_catalogue() if s.spec.name not in champions and (not only or s.spec.name in only)]
-    specs = {spec.name: spec for spec in fuse(rest)} if rest else {}
-    for name, champion in champions.items():
-        specs[name] = DetectorSpec.from_dict(champion.spec, name)
+    shared = [s for s in rest if s.spec.name not in challenged]
+    specs = {spec.name: spec for spec in fuse(shared)} if shared else {}
+    specs |= {s.spec.name: s.spec for s in rest if s.spec.name in challenged}
+    return _maker(specs, champions)
+
+
+def shadow_detectors(state: StateDB) -> Callable[[str], list[Detector]]:
+    """Return a maker of one host's challengers."""
+    return _maker({}, {c.detector: c for c in state.champions("challenger")})
+
+
+def _maker(specs: Mapping[str, DetectorSpec], champions: Mapping[str, Champion]) -> Callable[[str], list[Detector]]:
+    specs = {**specs, **{name: DetectorSpec.from_dict(c.spec, name) for name, c in champions.items()}}
     loaded: dict[str, Snapshot] = {}
 
     def snapshot(champion: Champion) -> Snapshot | None:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -25,6 +25,10 @@ from telemetry.errors import ConfigError, StoreError
 from telemetry.types import Alert, Incident, IncidentChange, Label, Nanos
 
 __all__ = ["Champion", "Checkpoint", "Outgoing", "StateDB", "restore_backup"]
+
+
+Role = Literal["champion", "challenger"]
+SHADOW = "shadow"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,22 +158,17 @@ class StateDB:
         watermark_ns: Nanos,
         offsets: Mapping[str, Nanos] | None = None,
         sinks: Sequence[str] = (),
+        shadows: Sequence[Alert] = (),
         now_ns: Nanos = 0,
     ) -> int:
         """Commit a step; what is stored already (same id) is left as it is. Returns the number of new changes.
 
-        An outbox row is made for each new incident change and sink.
+        An outbox row is made for each new incident change and sink. `shadows` are challengers' alerts: kept apart.
         """
         with self.transaction() as c:
-            if alerts:
-                rows = [
-                    {
-                        "id": a.id, "part": part, "detector": a.detector, "version": a.version, "kind": a.kind,
-                        "host": a.series.host, "end_ns": a.end_ns, "grade": a.grade, "surprise": _finite(a.surprise),
-                        "body": encode(a),
-                    }
-                    for a in alerts
-                ]  # fmt: skip
+            rows = [_alert_row(part, a) for a in alerts]
+            rows += [{**_alert_row(part, a), "id": f"{SHADOW}-{a.id}", "grade": SHADOW} for a in shadows]
+            if rows:
                 c.execute(self._ignore(t.alerts), rows)
             fresh = self._fresh(c, changes)
             for change in fresh:
@@ -277,14 +276,37 @@ class StateDB:
 
     # -- what was found ----------------------------------------------------------------------------------------------
 
-    def alerts(self, from_ns: Nanos = 0, to_ns: Nanos = 2**62, *, detector: str | None = None) -> list[Alert]:
-        """Alerts with ``from_ns <= end_ns < to_ns``, in (end_ns, id) order."""
+    def alerts(
+        self, from_ns: Nanos = 0, to_ns: Nanos = 2**62, *, detector: str | None = None, shadow: bool = False
+    ) -> list[Alert]:
+        """Alerts with ``from_ns <= end_ns < to_ns``, in (end_ns, id) order; `shadow`: the challengers' instead."""
         a = t.alerts.c
         query = sa.select(a.body).where(a.end_ns >= from_ns, a.end_ns < to_ns).order_by(a.end_ns, a.id)
+        query = query.where(a.grade == SHADOW if shadow else a.grade != SHADOW)
         if detector is not None:
             query = query.where(a.detector == detector)
         with self.transaction() as c:
             return [decode_alert(body) for body in c.execute(query).scalars()]
+
+    def shadow_report(self, from_ns: Nanos, to_ns: Nanos) -> list[dict[str, Any]]:
+        """Champion against challenger over a time: alerts (grade ``alert``) of each, and how many both gave."""
+        out = []
+        for challenger in self.champions("challenger"):
+            name = challenger.detector
+            live = {a.id for a in self.alerts(from_ns, to_ns, detector=name) if a.grade == "alert"}
+            dark = {a.id for a in self.alerts(from_ns, to_ns, detector=name, shadow=True) if a.grade == "alert"}
+            champion = next((c.version for c in self.champions() if c.detector == name), "0")
+            out.append(
+                {
+                    "detector": name,
+                    "champion": champion,
+                    "challenger": challenger.version,
+                    "champion_alerts": len(live),
+                    "challenger_alerts": len(dark),
+                    "both": len(live & dark),
+                }
+            )
+        return out
 
     def incidents(
         self, from_ns: Nanos = 0, to_ns: Nanos = 2**62, *, state: str | None = None, limit: int | None = None
@@ -345,10 +367,12 @@ class StateDB:
 
     # -- champions ---------------------------------------------------------------------------------------------------
 
-    def champions(self) -> list[Champion]:
-        """What scores live, by detector name."""
+    def champions(self, role: Role = "champion") -> list[Champion]:
+        """What scores live, by detector name; challengers score in its shadow without alerting."""
+        ch = t.champions
         with self.transaction() as c:
-            rows = c.execute(sa.select(t.champions).order_by(t.champions.c.detector)).mappings().all()
+            query = sa.select(ch).where(ch.c.role == role).order_by(ch.c.detector)
+            rows = c.execute(query).mappings().all()
         return [
             Champion(r["detector"], r["version"], json.loads(r["spec"]), r["path"], r["digest"], int(r["since_ns"]))
             for r in rows
@@ -356,18 +380,28 @@ class StateDB:
 
     def promote(self, champion: Champion, *, who: str, why: str, verdict: str = "") -> str | None:
         """Make it the champion and record who, when, why. Returns the version before."""
-        spec = json.dumps(dict(champion.spec), sort_keys=True)
-        ch = t.champions
         with self.transaction() as c:
-            before = c.execute(sa.select(ch.c.version).where(ch.c.detector == champion.detector)).scalar()
-            c.execute(sa.delete(ch).where(ch.c.detector == champion.detector))
-            row = {"detector": champion.detector, "version": champion.version, "spec": spec, "path": champion.path,
-                   "digest": champion.digest}  # fmt: skip
-            c.execute(sa.insert(ch), {**row, "since_ns": champion.since_ns})
+            before = self._put_version(c, champion, "champion")
+            same = (t.champions.c.role == "challenger") & (t.champions.c.version == champion.version)
+            c.execute(sa.delete(t.champions).where(t.champions.c.detector == champion.detector, same))
+            row = _version_row(champion)
             c.execute(
                 sa.insert(t.promotions),
                 {**row, "before": before, "who": who, "why": why, "verdict": verdict, "at_ns": champion.since_ns},
             )
+        return before
+
+    def challenge(self, challenger: Champion) -> None:
+        """Let a version score live in the champion's shadow: it is stored, and never alerts."""
+        with self.transaction() as c:
+            self._put_version(c, challenger, "challenger")
+
+    def _put_version(self, c: sa.Connection, version: Champion, role: Role) -> str | None:
+        ch = t.champions
+        mine = (ch.c.detector == version.detector) & (ch.c.role == role)
+        before: str | None = c.execute(sa.select(ch.c.version).where(mine)).scalar()
+        c.execute(sa.delete(ch).where(mine))
+        c.execute(sa.insert(ch), {**_version_row(version), "role": role, "since_ns": version.since_ns})
         return before
 
     def promotions(self, detector: str | None = None) -> list[dict[str, Any]]:
@@ -496,6 +530,25 @@ def restore_backup(url: str, source: str) -> str:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     os.replace(fresh, path)
     return str(path)
+
+
+def _alert_row(part: str, a: Alert) -> dict[str, Any]:
+    return {
+        "id": a.id, "part": part, "detector": a.detector, "version": a.version, "kind": a.kind,
+        "host": a.series.host, "end_ns": a.end_ns, "grade": a.grade, "surprise": _finite(a.surprise),
+        "body": encode(a),
+    }  # fmt: skip
+
+
+def _version_row(version: Champion) -> dict[str, Any]:
+    spec = json.dumps(dict(version.spec), sort_keys=True)
+    return {
+        "detector": version.detector,
+        "version": version.version,
+        "spec": spec,
+        "path": version.path,
+        "digest": version.digest,
+    }
 
 
 def _message(change: IncidentChange) -> str:

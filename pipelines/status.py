@@ -13,6 +13,7 @@ from telemetry.types import Nanos
 __all__ = ["report"]
 
 LATE_S = 300.0
+DAY_NS = 86_400_000_000_000
 
 
 def report(config: Config, now_ns: Nanos) -> dict[str, Any]:
@@ -40,6 +41,12 @@ def report(config: Config, now_ns: Nanos) -> dict[str, Any]:
             f"champions: {', '.join(f'{c.detector} v{c.version}' for c in champions) or 'the catalogue as it ships'}"
         )
         figures["champions"] = {c.detector: c.version for c in champions}
+        figures["shadow"] = state.shadow_report(now_ns - DAY_NS, now_ns)
+        for r in figures["shadow"]:
+            counts = (
+                f"{r['champion_alerts']} and {r['challenger_alerts']} alerts in a day, {r['both']} of them the same"
+            )
+            lines.append(f"shadow: {r['detector']} v{r['champion']} and challenger v{r['challenger']}: {counts}")
         parts = state.parts()
         for p in parts:
             behind = max(0, (last or p["watermark_ns"]) - p["watermark_ns"]) / 1e9

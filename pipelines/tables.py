@@ -86,6 +86,7 @@ champions = Table(
     "champions",
     metadata,
     Column("detector", String(255), primary_key=True),
+    Column("role", String(16), primary_key=True, server_default="champion"),
     Column("version", String(64), nullable=False),
     Column("spec", Text, nullable=False),
     Column("path", Text),

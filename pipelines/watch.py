@@ -17,7 +17,7 @@ from pathlib import Path
 from detectors.incidents import Grouper
 from pipelines.config import Config
 from pipelines.engine import Engine, Step
-from pipelines.live import live_detectors
+from pipelines.live import live_detectors, shadow_detectors
 from pipelines.sinks import Sink, deliver, make_sinks, refresh
 from pipelines.state import StateDB
 from telemetry.errors import StoreError, TailwatchError
@@ -85,7 +85,7 @@ class Watcher:
         self.grouper = Grouper()
         self.engine = Engine(
             self.state, part, live_detectors(self.state, config.scoring.detectors), self.grouper,
-            Path(config.checkpoints), sinks=[s.name for s in self.sinks],
+            Path(config.checkpoints), sinks=[s.name for s in self.sinks], shadows=shadow_detectors(self.state),
         )  # fmt: skip
         settings = config.harvest
         self.harvester = None
@@ -215,7 +215,7 @@ class Watcher:
         self.grouper = Grouper()
         self.engine = Engine(
             self.state, self.part, live_detectors(self.state, self.config.scoring.detectors), self.grouper,
-            Path(self.config.checkpoints), sinks=[s.name for s in self.sinks],
+            Path(self.config.checkpoints), sinks=[s.name for s in self.sinks], shadows=shadow_detectors(self.state),
         )  # fmt: skip
         self.engine.resume()
         for host, detector in self.engine.unwarmed():

@@ -20,6 +20,8 @@ __all__ = ["command"]
 @click.option("--out", type=click.Path(), help="Write pictures here.")
 @click.option("--register/--no-register", default=False, help="Register what was run as a version in MLflow.")
 @click.option("--mlflow/--no-mlflow", "log", default=True, show_default=True, help="Log the run to MLflow.")
+@click.option("--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes, by detector.")
+@click.option("--cluster", metavar="tcp://HOST:PORT", help="Run on a Dask cluster instead.")
 @click.pass_obj
 def command(
     path: str | None,
@@ -33,6 +35,8 @@ def command(
     out: str | None,
     register: bool,
     log: bool,
+    jobs: int,
+    cluster: str | None,
 ) -> None:
     """Replay DETECTORS against labelled incidents: what was found, how late, and how often for nothing.
 
@@ -46,7 +50,7 @@ def command(
     """
     from pathlib import Path
 
-    from telemetry.errors import ConfigError
+    from telemetry.errors import ConfigError, NoDataError
 
     if corpus is not None:
         from pipelines.corpus import main
@@ -55,7 +59,8 @@ def command(
         return
     if not detectors or not incidents:
         raise ConfigError("backtest: expected DETECTORS and --incidents FILE (or --corpus DIR); see --help")
-    from pipelines.backtest import backtest
+    from pipelines.backtest import Outcome, Task, run_task
+    from pipelines.cluster import executor, run_all
     from pipelines.config import load
     from pipelines.judge import log_outcome, save_pictures, show
     from pipelines.ranges import time_range
@@ -72,12 +77,25 @@ def command(
         from pipelines.registry import Registry
 
         registry = Registry(config.tracking, config.artifacts)
-    outcomes = []
-    with Store(store_path or config.store, create=False) as store:
-        for text in detectors:
-            for candidate in resolve(text, registry):
-                with counter(f"replaying {candidate.label}", "events") as progress:
-                    outcomes.append(backtest(candidate, store, labels, lo, hi, progress=progress))
+    candidates = [c for text in detectors for c in resolve(text, registry)]
+    where = str(Path(store_path or config.store).absolute())
+    with Store(where, create=False):
+        pass  # a wrong store is told before any work is handed out
+    tasks = [Task(c, where, tuple(labels), lo, hi) for c in candidates]
+    found: list[Outcome | str]
+    if jobs == 1 and cluster is None:
+        found = []
+        for task in tasks:
+            with counter(f"replaying {task.candidate.label}", "detectors", len(tasks)):
+                found.append(run_task(task))
+    else:
+        with executor(cluster, jobs) as pool, counter("replaying", "detectors", len(tasks)) as progress:
+            found = run_all(pool, run_task, tasks, progress)
+    outcomes = [o for o in found if isinstance(o, Outcome)]
+    for reason in (o for o in found if isinstance(o, str)):
+        click.echo(f"left out: {reason}", err=True)
+    if not outcomes:
+        raise NoDataError("backtest: no detector had anything to run on")
     show(outcomes)
     if out is not None:
         save_pictures(outcomes, labels, Path(out))

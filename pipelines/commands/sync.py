@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import click
 
 __all__ = ["command"]
+
+ROLES: tuple[Literal["champion", "challenger"], ...] = ("champion", "challenger")
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print what changed as JSON.")
 @click.pass_obj
 def command(path: str | None, as_json: bool) -> None:
-    """Take up aliases that were moved in MLflow by other means: the state database follows @champion.
+    """Take up aliases that were moved in MLflow by other means: the state database follows them.
+
+    @champion scores live; @challenger scores in its shadow: stored, never alerting (`tailwatch status` compares).
 
     Live jobs read the state database only and never import MLflow; `tailwatch watch` runs this each minute.
 
@@ -26,24 +32,31 @@ def command(path: str | None, as_json: bool) -> None:
     from pipelines.config import load
     from pipelines.registry import Registry
     from pipelines.state import Champion, StateDB
-    from telemetry.errors import TailwatchError
 
     config = load(path)
     registry = Registry(config.tracking, config.artifacts)
     moved = []
     with StateDB(config.state) as state:
-        live = {c.detector: c.version for c in state.champions()}
+        live = {(c.detector, role): c.version for role in ROLES for c in state.champions(role)}
         for name in registry.names():
-            try:
-                found = registry.load(name, alias="champion")
-            except TailwatchError:
-                continue  # has no champion
-            if live.get(name) == found.version:
-                continue
-            saved = registry.export_state(found, Path(config.checkpoints) / "champions")
-            champion = Champion(
-                name, found.version, found.spec.to_dict(), saved and saved[0], saved and saved[1], time.time_ns()
-            )
-            before = state.promote(champion, who="sync", why="alias moved in MLflow")
-            moved.append({"detector": name, "version": found.version, "before": before})
-    click.echo(json.dumps(moved) if as_json else f"{len(moved)} champions changed")
+            aliases = {a: v["version"] for v in registry.versions(name) for a in v["aliases"]}
+            for role in ROLES:
+                version = aliases.get(role)
+                dark = role == "challenger"
+                if (
+                    version is None
+                    or version == live.get((name, role))
+                    or (dark and version == aliases.get("champion"))
+                ):
+                    continue
+                found = registry.load(name, version=version)
+                saved = registry.export_state(found, Path(config.checkpoints) / "champions")
+                taken = Champion(
+                    name, found.version, found.spec.to_dict(), saved and saved[0], saved and saved[1], time.time_ns()
+                )
+                if dark:
+                    state.challenge(taken)
+                else:
+                    state.promote(taken, who="sync", why="alias moved in MLflow")
+                moved.append({"detector": name, "role": role, "version": version, "before": live.get((name, role))})
+    click.echo(json.dumps(moved) if as_json else f"{len(moved)} versions taken up")

@@ -7,11 +7,12 @@ import pytest
 
 from benchmarks.service_crash import crash, make_store
 from detectors.incidents import Grouper
+from detectors.signature import load_catalogue
 from pipelines.config import Config, Scoring
 from pipelines.engine import Engine
 from pipelines.live import live_detectors
 from pipelines.score import Locked, myself, score
-from pipelines.state import StateDB
+from pipelines.state import Champion, StateDB
 from telemetry.errors import StoreError
 from telemetry.store import Store
 
@@ -103,6 +104,24 @@ def test_two_jobs_at_once(store: Path, tmp_path: Path) -> None:
         dead = myself().rsplit(":", 1)[0] + ":1"  # this pid, of another start time: a job that died
         assert state.lease("main", dead, now, now + 10**11)
     assert score(config(tmp_path, store)).events > 0
+
+
+def test_a_challenger_scores_in_the_shadow(store: Path, tmp_path: Path) -> None:
+    spec = next(s.spec for s in load_catalogue() if s.kind == "context_switch_storm")
+    score(config(tmp_path / "alone", store))
+    with StateDB(tmp_path / "state.db") as state:
+        state.challenge(Champion(spec.name, "7", spec.to_dict(), None, None, 1))
+    score(config(tmp_path, store))
+    with StateDB(tmp_path / "state.db") as state:
+        dark = state.alerts(shadow=True)
+        assert dark
+        assert {a.version for a in dark} == {"7"}
+        assert "7" not in {a.version for a in state.alerts()}
+        (line,) = state.shadow_report(0, 2**62)
+        assert line["both"] == line["champion_alerts"] == line["challenger_alerts"] > 0
+        kinds = [i.kind for i in state.incidents()]
+    with StateDB(tmp_path / "alone" / "state.db") as state:
+        assert kinds == [i.kind for i in state.incidents()]
 
 
 @pytest.mark.slow
