@@ -25,6 +25,7 @@ LEAST = 0.02
 
 SECOND = 1_000_000_000
 LATE_NS = 3 * SECOND
+NEVER = 2**62
 MOST_NAMED = 3
 KERNEL_BYPASSED = ("kernel",)
 QUALITY = (
@@ -112,7 +113,7 @@ def _score(
         many = len({label_of(t.series, item.distinct) for t in seen}) if item.distinct else len(seen)
         if not item.series[0] <= many <= item.series[1]:
             seen = []
-        watched = (s, i) in facts.known
+        watched = facts.known.get((s, i), NEVER) <= (facts.now_ns or NEVER - 1)
         if item.role == "required":
             group = item.group or f"#{i}"
             needs[group] = needs.get(group, False) or bool(seen)

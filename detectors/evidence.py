@@ -111,13 +111,13 @@ def shaped(track: Track, item: Evidence) -> bool:
 
 
 def _periodic(starts: list[Nanos]) -> bool:
-    """At least three bursts whose distances agree within a third of their median."""
-    if len(starts) < 3:
+    """At least four bursts, and three in four of their distances within a fifth of the median."""
+    if len(starts) < 4:
         return False
     gaps = sorted(b - a for a, b in pairwise(starts))
     middle = gaps[len(gaps) // 2]
-    near = sum(abs(g - middle) <= middle / 3 for g in gaps)
-    return near >= max(2, 0.6 * len(gaps))
+    near = sum(abs(g - middle) <= middle / 5 for g in gaps)
+    return near >= max(3, 0.75 * len(gaps))
 
 
 @dataclass(frozen=True, slots=True)

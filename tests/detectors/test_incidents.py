@@ -170,7 +170,7 @@ def test_kernel_causes_are_ruled_out_for_flows_that_bypass_it() -> None:
 
 def test_doubt_about_the_measurement_lowers_confidence() -> None:
     sure = run([drops(t) for t in range(50, 60)])[0].incident.causes[0]
-    late = [alert("sampler_late_ns", 49)]
+    late = [alert("sampler_late_ns", 49, 3e8)]
     unsure = run([*late, *[drops(t) for t in range(50, 60)]])[0].incident.causes[0]
     assert unsure.kind == sure.kind
     assert unsure.confidence < sure.confidence
@@ -202,15 +202,21 @@ def _stream(draw_hosts: list[int], tenths: list[int], kinds: list[int]) -> list[
     rows=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 900), st.integers(0, 2)), min_size=1, max_size=80),
     marks=st.lists(st.integers(0, 1300), max_size=12),
     restart=st.booleans(),
+    since=st.integers(0, 900),
 )
-def test_laws(rows: list[tuple[int, int, int]], marks: list[int], restart: bool) -> None:
+def test_laws(rows: list[tuple[int, int, int]], marks: list[int], restart: bool, since: int) -> None:
     hosts, tenths, kinds = (list(x) for x in zip(*rows, strict=True))
     alerts = _stream(hosts, tenths, kinds)
     end = 1000 * SECOND + 1300 * STEP
-    whole = Grouper(catalogue()).push(alerts, end)
+    key, first = SeriesKey.of("h", "udp_socket_drops_total", port=1), 1000 * SECOND + since * STEP
+    one = Grouper(catalogue())
+    one.know(key, ("rate",), first)
+    whole = one.push(alerts, end)
     grouper, out, given_to = Grouper(catalogue()), [], 0
     for mark in [*sorted(marks), 1300]:
         watermark = 1000 * SECOND + mark * STEP
+        if first <= watermark:
+            grouper.know(key, ("rate",), first)
         ready = [a for a in alerts[given_to:] if a.end_ns <= watermark]
         given_to += len(ready)
         early = [c for c in whole if c.at_ns <= watermark]

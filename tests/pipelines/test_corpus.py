@@ -1,0 +1,89 @@
+"""Backtest of a corpus: places, shares, and the recorded runs themselves."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from pipelines.cli import cli
+from pipelines.corpus import corpus_runs, gathered, place_agrees, run_corpus, summary
+from telemetry.errors import InputError, NoDataError
+from telemetry.types import Events, SeriesKey
+
+DATA = os.environ.get("TAILWATCH_DATA")
+
+
+@pytest.mark.parametrize(
+    ("found", "recorded", "right"),
+    [
+        ("host=lab,hop=exch>trd", {"layer": "network", "hop": "exch-trd"}, True),
+        ("host=lab,hop=trd>exch", {"layer": "network", "hop": "exch-trd"}, True),
+        ("host=lab,process=strat", {"layer": "network", "hop": "exch-trd"}, False),
+        ("host=lab,process=strat", {"layer": "host", "process": "strat", "cpu": "1"}, True),
+        ("host=lab,process=strat,cpu=0", {"layer": "host", "process": "strat", "cpu": "1"}, False),
+        ("host=lab,cpu=0|1", {"layer": "host", "cpu": "1"}, True),
+        ("host=lab", {"layer": "host", "netns": "trd"}, True),
+        ("host=lab,hop=exch>trd", {"layer": "host", "netns": "trd"}, False),
+        ("host=lab", {}, None),
+    ],
+)
+def test_places(found: str, recorded: dict[str, str], right: bool | None) -> None:
+    assert place_agrees(found, recorded) is right
+
+
+def test_gathering_changes_nothing_but_the_cuts() -> None:
+    key = SeriesKey.of("a", "m")
+    time = np.arange(100, dtype=np.int64) * 10_000_000
+    whole = Events((key,), np.zeros(100, np.int64), time, time, np.arange(100))
+    pieces = [whole[i : i + 3] for i in range(0, 100, 3)]
+    joined = list(gathered(pieces))
+    assert 2 < len(joined) < len(pieces)
+    assert np.array_equal(Events.concat(joined).value, whole.value)
+    mixed = list(gathered([whole[:2], Events((key,), *(x[2:4] for x in (whole.series, time, time)), np.zeros(2))]))
+    assert [b.value.dtype.kind for b in mixed] == ["i", "f"], "exact integers stay integers"
+
+
+def test_what_is_no_corpus_is_said(tmp_path: Path) -> None:
+    with pytest.raises(NoDataError):
+        corpus_runs(tmp_path)
+    with pytest.raises(InputError):
+        corpus_runs(tmp_path / "absent")
+
+
+@pytest.mark.corpus
+@pytest.mark.skipif(not DATA, reason="needs TAILWATCH_DATA (lab recordings)")
+def test_recorded_runs(tmp_path: Path) -> None:
+    """Signature, place and delay of the public recordings; their counts vary and are not asserted."""
+    lab = Path(str(DATA)) / "lab"
+    for name in ("baseline", "loss", "rt_contention"):
+        (tmp_path / name).symlink_to(lab / name)
+    results = run_corpus(tmp_path)
+    by = {r.run: r for r in results}
+    assert by["baseline"].kind == "none"
+    assert sum(r.false for r in results) == 0
+    assert by["loss"].top_kinds[0] in ("network_gap", "tcp_loss")
+    assert "hop=exch>trd" in by["loss"].place
+    assert by["rt_contention"].top_kinds[0] == "cpu_contention"
+    assert "process=strat" in by["rt_contention"].place
+    for name in ("loss", "rt_contention"):
+        assert by[name].incidents == 1
+        assert 0 <= (by[name].delay_s or 0) < 3
+    assert summary(results)["found"].startswith("2/2")
+
+
+@pytest.mark.corpus
+@pytest.mark.skipif(not DATA, reason="needs TAILWATCH_DATA (lab recordings)")
+def test_command_writes_what_is_promised(tmp_path: Path) -> None:
+    out = tmp_path / "f.json"
+    done = CliRunner().invoke(
+        cli, ["backtest", "--corpus", str(Path(str(DATA)) / "lab" / "gc_pause"), "--json", str(out)]
+    )
+    assert done.exit_code == 0, done.output
+    (row,) = json.loads(out.read_text())
+    assert {"run", "kind", "top_kinds", "place", "delay_s", "false"} <= set(row)
+    assert row["top_kinds"][0] == "process_pause"
