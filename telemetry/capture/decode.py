@@ -519,15 +519,16 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                         i64[ACK, i] = be32(data, o + 8)
                         i16[FLAGS, i] = be16(data, o + 12) & 0xFFF
                         i32[WINDOW, i] = be16(data, o + 14)
-                        pay = o + size
-                        plen = max(limit - pay, 0)
+                        if o + size <= limit:
+                            pay = o + size
+                            plen = limit - pay
                         if size > 20 and o + 20 < end:
                             if size == 32 and o + 32 <= end and be32(data, o + 20) == 0x0101080A:
                                 i64[TS_VAL, i] = be32(data, o + 24)
                                 i64[TS_ECR, i] = be32(data, o + 28)
                                 dirty |= HAS_TS
                             else:
-                                dirty |= _tcp_options(data, o + 20, min(pay, end), i, i64, i32, i16)
+                                dirty |= _tcp_options(data, o + 20, min(o + size, end), i, i64, i32, i16)
                 elif nexth == 1 or nexth == 58:
                     if o + 2 <= end and o + 4 <= limit:
                         i16[MTYPE, i] = data[uint64(o)]

@@ -144,8 +144,8 @@ def _transport(b: bytes, room: int, proto: int, out: dict[str, Any], depth: int,
             _tunnel(out, "vxlan", int.from_bytes(b[12:15], "big") if b[8] & 8 else -1)
             _ethernet(b[16:], min(room, size) - 16, out, depth)
     elif proto == 6:
+        _tcp(b, room, out)
     elif (proto in (1, 58) and len(b) >= 2 and room >= 4) or (proto == 2 and b):
-    elif (proto in (1, 58) and len(b) >= 2) or (proto == 2 and b):
         out["message_type"] = b[0]
     elif proto == 4:
         _tunnel(out, "ipip" if version == 4 else "4in6")
@@ -167,7 +167,8 @@ def _tcp(b: bytes, room: int, out: dict[str, Any]) -> None:
         out["tcp_ack"] = -1
         return
     out.update(tcp_flags=bits & 0xFFF, tcp_window=window)
-    out.update(payload=b[size : max(room, size)], payload_len=max(room - size, 0))
+    if size <= room:
+        out.update(payload=b[size:room], payload_len=room - size)
     options = b[20:size]
     while options:
         kind = options[0]

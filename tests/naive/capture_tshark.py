@@ -127,6 +127,8 @@ def _differences(number: int, t: dict[str, list[str]], o: dict[str, Any]) -> Ite
         headers: list[Any] = four if version == 4 else six
         if not o["tunnel"]:
             first = next((layer for layer in layers if layer in ("ip", "ipv6")), "")
+            if first == "ip" and not four:
+                first = "ipv6"  # IPv6 behind IPv4's number
             headers = headers[:1] if first == ("ip" if version == 4 else "ipv6") else []
         if mine not in headers:
             yield Difference(number, "ip", str(four + six), str(mine))
