@@ -113,6 +113,16 @@ class Feeds:
         return int(self._counts[2])
 
     @property
+    def group_of(self) -> NDArray[np.int32]:
+        """The group (destination) of each flow, -1 for none."""
+        return self._group_of
+
+    @property
+    def groups(self) -> Int64:
+        """State of the groups: column 0 is the format, negative while or if there is none."""
+        return self._groups
+
+    @property
     def streams(self) -> int:
         """How many streams are known."""
         return int(self._counts[0])

@@ -18,6 +18,7 @@ from telemetry.wire.tcpkernel import EVENTS
 from telemetry.wire.tcpkernel import RTT as _RTT
 from telemetry.wire.tcpkernel import TS_RTT as _TS_RTT
 from telemetry.wire.throughput import SPANS, Link, Peaks, Throughput, span_name
+from telemetry.wire.trade import TickToTrade
 from telemetry.wire.windows import STATS, Windows
 
 if TYPE_CHECKING:
@@ -55,9 +56,10 @@ _FEED_METRICS: Final = {
 }
 _TCP_NAMES: Final = {kind: _TCP_METRICS[event] for kind, event in enumerate(EVENTS)}
 METRICS: Final = (
-    *(_TCP_METRICS[e] for e in EVENTS), *_FEED_METRICS.values(), "wire_packets", "wire_bytes", "burst_peak_bytes",
+    *(_TCP_METRICS[e] for e in EVENTS), *_FEED_METRICS.values(), "wire_packets", "wire_bytes", "burst_peak_bytes", "tick_to_trade_ns",
 )  # fmt: skip
 _CODE: Final = {name: i for i, name in enumerate(METRICS)}
+_TRADE: Final = {0: "tick_to_trade_ns"}
 STAT_CODE: Final = 1000
 """Codes from here on: a metric's windows. ``STAT_CODE * (1 + stat) + code``; stat `_MS` + 0 or 1 is per millisecond."""
 _MS: Final = len(STATS)
@@ -103,10 +105,12 @@ class Tap:
         self.throughput = Throughput(window_ns)
         self.peaks = Peaks(window_ns)
         self._collector = collector
-        self._tcp_windows = self._feed_windows = self._link = None
+        self.trade = TickToTrade(flows, self.feeds)
+        self._tcp_windows = self._feed_windows = self._trade_windows = self._link = None
         if detail == "windows":
             self._tcp_windows = Windows(len(EVENTS), (_RTT, _TS_RTT))
             self._feed_windows = Windows(fk.STARTED + 1, (fk.SKEW, fk.DELAY))
+            self._trade_windows = Windows(1, (0,))
             self._link = Link()
 
     def push(self, packets: Packets, flow: NDArray[np.int32], time_ns: Int64) -> None:
@@ -121,6 +125,7 @@ class Tap:
             feed, seconds, ms = self._feed_windows.push(feed, self.feeds.streams)
             self._windowed(_FEED_METRICS, seconds, ms)
         self._feed_rows(feed)
+        self._trade_rows(self.trade.push(packets, flow))
         self._window_rows(self.throughput.push(time_ns, flow, packets.wire_len, self.flows.count))
         if self._link is not None:
             self._link_rows(self._link.push(time_ns, packets.wire_len))
@@ -136,6 +141,8 @@ class Tap:
         self._feed_rows(feed)
         if self._tcp_windows is not None:
             self._windowed(_TCP_NAMES, *self._tcp_windows.finish())
+        if self._trade_windows is not None:
+            self._windowed(_TRADE, *self._trade_windows.finish())
         self._window_rows(self.throughput.finish())
         if self._link is not None:
             self._link_rows(self._link.finish())
@@ -150,7 +157,7 @@ class Tap:
             name = "" if metric.startswith("wire_") else ("count", "max")[stat - _MS - 1]
             return SeriesKey.of(self.host, metric, tap=self.name, stat=name, window="1ms")
         windowed = {"stat": STATS[stat - 1], "window": "1s"} if stat else {}
-        if metric.startswith(("tcp_", "wire_")):
+        if metric.startswith(("tcp_", "wire_", "tick_")):
             flow = self.flows.name(number) if number >= 0 else "other"
             return SeriesKey.of(self.host, metric, flow=flow, tap=self.name, **windowed)
         if metric == "burst_peak_bytes":
@@ -188,6 +195,13 @@ class Tap:
 
     def _peak_rows(self, rows: Int64) -> None:
         self._add("burst_peak_bytes", rows[:, 0], rows[:, 1] - 1, rows[:, 2])
+
+    def _trade_rows(self, rows: Int64) -> None:
+        if self._trade_windows is not None:
+            _, seconds, ms = self._trade_windows.push(rows, self.flows.count)
+            self._windowed(_TRADE, seconds, ms)
+        else:
+            self._add(_TRADE[0], rows[:, 1], rows[:, 2], rows[:, 3])
 
     def _link_rows(self, rows: Int64) -> None:
         """Packets and bytes of the whole tap, per millisecond."""

@@ -16,10 +16,12 @@ import numpy as np
 from telemetry.capture.packets import NULL, CaptureInput, CaptureStats, read_packets
 from telemetry.errors import InputError
 from telemetry.types import Events, Int64, Nanos, SeriesKey
+from telemetry.wire.clock import Clock
 from telemetry.wire.events import Collector
 from telemetry.wire.fingerprint import HASH_BYTES, fingerprints
 from telemetry.wire.flows import FlowTable
 from telemetry.wire.pairing import MAX_TAPS, Matches, Pairing
+from telemetry.wire.quality import Doubles, Quality, judge
 from telemetry.wire.tap import METRICS, STAT_CODE, Detail, Tap, add_seconds
 from telemetry.wire.windows import SECOND, STATS, Windows
 
@@ -33,22 +35,6 @@ _PAIR_METRICS: Final = {_LATENCY: "wire_latency_ns", _LOST: "wire_lost_packets"}
 _FAR: Final = np.iinfo(np.int64).max
 
 
-@dataclass(frozen=True, slots=True)
-class Clock:
-    """How far a tap's clock is ahead: `offset_ns` at `at_ns`, growing by `drift_ppb` (ns a second)."""
-
-    offset_ns: Nanos = 0
-    drift_ppb: float = 0.0
-    at_ns: Nanos = 0
-
-    def correct(self, time_ns: Int64) -> Int64:
-        """Return times with the clock's error taken off (nulls stay)."""
-        if not self.offset_ns and not self.drift_ppb:
-            return time_ns
-        error = self.offset_ns + np.rint((time_ns - self.at_ns) * (self.drift_ppb * 1e-9)).astype(np.int64)
-        return np.where(time_ns == NULL, NULL, time_ns - error)
-
-
 @dataclass(slots=True)
 class WireReport:
     """What the reading met: filled in while `wire_events` runs.
@@ -58,6 +44,10 @@ class WireReport:
     stats : dict of tap -> CaptureStats
     pairing : dict
         Packets by fate (`telemetry.wire.pairing.COUNTS`).
+    quality : dict of tap -> Quality
+        How far each capture is to be trusted.
+    doubles, snapped_unpaired : dict of tap -> int
+        Packets that a mirror port gave twice, and those too short to be matched (with two taps or more).
     warnings : list of str
         Each lowers confidence in what was measured, and says why.
     """
@@ -65,7 +55,9 @@ class WireReport:
     stats: dict[str, CaptureStats] = field(default_factory=dict)
     taps: dict[str, Tap] = field(default_factory=dict)
     pairing: dict[str, int] = field(default_factory=dict)
-    snapped_unpaired: int = 0
+    quality: dict[str, Quality] = field(default_factory=dict)
+    doubles: dict[str, int] = field(default_factory=dict)
+    snapped_unpaired: dict[str, int] = field(default_factory=dict)
     late: int = 0
     warnings: list[str] = field(default_factory=list)
 
@@ -80,6 +72,7 @@ class _Stream:
         """Highest time so far: everything before it has been read, steps back apart."""
         self.done = False
         self.held: list[Int64] = []
+        self.doubles = Doubles()
 
 
 def wire_events(
@@ -220,7 +213,10 @@ class _Run:
             if first:
                 self.pairing.begin(number, int(time[timed][0]))
             fp, valid, snapped = fingerprints(packets, self.hash_bytes)
-            self.report.snapped_unpaired += snapped
+            name = self.taps[number].name
+            self.report.snapped_unpaired[name] = self.report.snapped_unpaired.get(name, 0) + snapped
+            stream.doubles.push(fp, valid, packets.time_ns)
+            self.report.doubles[name] = stream.doubles.count
             keep = valid & timed & (flow >= 0)
             tap = np.full(int(keep.sum()), number, np.int64)
             columns = (fp.view(np.int64)[keep], time[keep], key[keep], tap, flow[keep], packets.ttl[keep])
@@ -295,19 +291,9 @@ class _Run:
         if negative:
             report.warnings.append(f"{negative} negative one-way latencies: the taps' clocks disagree")
         for name, stats in report.stats.items():
-            report.warnings += _quality(name, stats)
-
-
-def _quality(name: str, stats: CaptureStats) -> list[str]:
-    """What in a capture lowers confidence in the measurements made from it."""
-    said = []
-    if stats.dropped:
-        said.append(f"{name}: the capture dropped {stats.dropped} packets: losses may be the capture's own")
-    if stats.backwards:
-        said.append(f"{name}: time runs backwards at {stats.backwards} packets: intervals there are not to be trusted")
-    if stats.damage_count:
-        said.append(f"{name}: damaged at {stats.damage_count} places: packets are missing there that the wire had")
-    return said
+            quality = judge(stats, report.doubles.get(name, 0), report.snapped_unpaired.get(name, 0))
+            report.quality[name] = quality
+            report.warnings += [f"{name}: {reason}" for reason in quality.reasons]
 
 
 def _pair_id(matches: Matches) -> Int64:
