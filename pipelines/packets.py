@@ -61,6 +61,10 @@ COLUMNS: Final = (
     "tcp_ack", "tcp_flags", "tcp_window", "payload_len", "outer_src", "outer_dst", "tunnel", "tunnel_id", "recovered",
     "file",
 )  # fmt: skip
+_SMALL: Final = (  # a few bits a row once they are coded: compressing them costs more than it gains
+    "hw_sub_ns", "hw_device", "hw_port", "interface", "link_type", "ether_type", "vlan", "vlan_inner", "protocol",
+    "ttl", "tcp_flags", "tcp_window", "tunnel", "recovered", "file",
+)  # fmt: skip
 _NULLS: Final[dict[str, Any]] = {
     name: NULL if name == "hw_time_ns" else np.nan if name == "hw_sub_ns" else -1 for name, *_ in _PLAIN
 }
@@ -177,11 +181,13 @@ class PacketWriter:
         self._path = Path(path)
         self._part = self._path.with_name(f".{self._path.name}.{os.getpid()}.part")
         schema = _schema()
+        if not self._path.absolute().parent.is_dir():
+            raise StoreError(f"{self._path}: cannot be written: there is no folder {self._path.absolute().parent}")
         try:
             self._writer = pq.ParquetWriter(
                 self._part,
                 schema,
-                compression="lz4",
+                compression={name: "none" if name in _SMALL else "lz4" for name in COLUMNS},
                 use_dictionary=[name for name in COLUMNS if name not in (*_DELTA, "hw_sub_ns")],
                 column_encoding=dict.fromkeys(_DELTA, "DELTA_BINARY_PACKED"),
                 write_statistics=["time_ns", "hw_time_ns"],

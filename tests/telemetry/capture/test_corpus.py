@@ -51,7 +51,7 @@ EXPLAINED: dict[str, tuple[set[str], str]] = {
     LIBPCAP + "filter/AH-IPcomp-IPv4.pcap": ({"*"}, "IPComp: tshark inflates the packet inside"),
     LIBPCAP + "filter/AH-IPcomp-IPv6.pcap": ({"*"}, "IPComp: tshark inflates the packet inside"),
     "formats/gopacket_gopacket/layers/testdata/linux_sll_oversized_addr.pcapng": (
-        {"payload_len"}, "TCP headers cut off by the capture of a wrong length: tshark tells no length for one of them",
+        {"payload_len"}, "one TCP header tells a length of 0: tshark counts the header itself as payload",
     ),
     TCPDUMP + "PIM_register_register-stop.pcap": (
         {"message_type", "message_code"}, "the packet inside a PIM register is not decoded further",
