@@ -77,7 +77,7 @@ def tbf_bloat(run: Run) -> None:
 
 def rate_limit(run: Run) -> None:
     used = run.params["background_msgs_per_s"] * 2 * 106 * 8 / 1e6  # both lines, 106 bytes a packet
-    mbit = round(used * run.draw("headroom", 1.2, 1.6), 3)
+    mbit = round(used * run.draw("headroom", 1.8, 2.6), 3)
     words = ["qdisc", "add", "dev", "st", "root", "tbf", "rate", f"{int(mbit * 1000)}kbit", "burst", "1600"]
     _tc(run, *words, "limit", "200000")
     try:
