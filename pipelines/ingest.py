@@ -114,6 +114,7 @@ def ingest(
     detail: Detail = "auto",
     keep_packets: bool = False,
     formats: Mapping[str, str] | None = None,
+    align: bool = False,
 ) -> Iterator[Ingested]:
     """Load units, as many at once as `jobs`; yield what became of each, as they finish.
 
@@ -121,7 +122,7 @@ def ingest(
     """
     if jobs <= 1 or len(units) <= 1:
         for unit in units:
-            yield _try(unit, store, detail, keep_packets, formats)
+            yield _try(unit, store, detail, keep_packets, formats, align)
         return
     import multiprocessing
 
@@ -132,15 +133,17 @@ def ingest(
         running: set[Future[Ingested]] = set()
         while waiting or running:
             while waiting and len(running) < 2 * jobs:
-                running.add(pool.submit(_try, waiting.pop(), store, detail, keep_packets, formats))
+                running.add(pool.submit(_try, waiting.pop(), store, detail, keep_packets, formats, align))
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 yield future.result()
 
 
-def _try(unit: Unit, store: str, detail: Detail, keep_packets: bool, formats: Mapping[str, str] | None) -> Ingested:
+def _try(
+    unit: Unit, store: str, detail: Detail, keep_packets: bool, formats: Mapping[str, str] | None, align: bool
+) -> Ingested:
     try:
-        return ingest_unit(unit, store, detail=detail, keep_packets=keep_packets, formats=formats)
+        return ingest_unit(unit, store, detail=detail, keep_packets=keep_packets, formats=formats, align=align)
     except TailwatchError as error:
         return Ingested(unit.name, "failed", notes=(str(error),))
     except OSError as error:
@@ -154,6 +157,7 @@ def ingest_unit(
     detail: Detail = "auto",
     keep_packets: bool = False,
     formats: Mapping[str, str] | None = None,
+    align: bool = False,
 ) -> Ingested:
     """Load one unit into a store; does nothing if its content is there already.
 
@@ -165,6 +169,8 @@ def ingest_unit(
         64 MB together; lab runs are always told packet by packet.
     keep_packets : bool
         Also write every packet to ``STORE/packets/``.
+    align : bool
+        Estimate how far the taps' clocks are apart (offset and drift) and take that off (reads captures twice).
 
     Raises
     ------
@@ -186,7 +192,7 @@ def ingest_unit(
             notes = tuple(f"{unit.name}: {part} is not there" for part in folder.missing)
             packets = damaged = 0
         else:
-            packets, damaged, notes = _captures(unit, store, load, chosen, keep_packets, formats)
+            packets, damaged, notes = _captures(unit, store, load, chosen, keep_packets, formats, align)
         fresh = load.commit()
     return Ingested(unit.name, "loaded" if fresh else "known", load.rows, packets, damaged, chosen, notes)
 
@@ -198,14 +204,27 @@ def _captures(
     detail: Literal["packets", "windows"],
     keep_packets: bool,
     formats: Mapping[str, str] | None,
+    align: bool,
 ) -> tuple[int, int, tuple[str, ...]]:
     """Analyse captures into `load`; return (packets, places of damage, notes)."""
     from contextlib import ExitStack
 
+    from telemetry.wire.clock import Clock, estimate_clock
     from telemetry.wire.taps import WireReport, wire_events
 
     report = WireReport()
+    clocks: dict[str, Clock] = {}
     captures = {name: files[0] if len(files) == 1 else files for name, files in unit.taps}
+    first, *others = captures if align else [""]
+    for other in others:
+        pair = {first: captures[first], other: captures[other]}
+        found = estimate_clock(wire_events(pair, host=unit.host, formats=formats), first, other)
+        if found is None:
+            report.warnings.append(f"{other}: no TCP connection crosses it and {first}: its clock is taken as it is")
+            continue
+        clocks[other] = clock = found.clock
+        ahead = f"{clock.offset_ns} ns ahead of {first}, drift {clock.drift_ppb:.0f} ppb"
+        report.warnings.append(f"{other}: its clock is {ahead}: taken off")
     with ExitStack() as stack:
         tee = None
         if keep_packets:
@@ -219,7 +238,9 @@ def _captures(
             def tee(tap: str, packets: object) -> None:
                 writers[tap].write(packets)  # type: ignore[arg-type]
 
-        for batch in wire_events(captures, host=unit.host, formats=formats, detail=detail, report=report, tee=tee):
+        for batch in wire_events(
+            captures, host=unit.host, formats=formats, clocks=clocks, detail=detail, report=report, tee=tee
+        ):
             load.append(batch)
     load.append(_marks(unit.host, report, load.last_seen_ns))
     stats = report.stats.values()

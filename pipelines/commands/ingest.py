@@ -45,6 +45,7 @@ def _pairs(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -
     callback=_pairs,
     help="The sequence header of a feed, if it is not recognised. Repeatable.",
 )
+@click.option("--align", is_flag=True, help="Estimate how far the taps' clocks are apart, and take that off.")
 @click.option("--jobs", type=click.IntRange(1, 256), help="Inputs read at once (default: one a CPU).")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON for each input.")
 @click.pass_obj
@@ -57,6 +58,7 @@ def command(
     detail: str,
     keep_packets: bool,
     feeds: list[tuple[str, str]],
+    align: bool,
     jobs: int | None,
     as_json: bool,
 ) -> None:
@@ -99,7 +101,13 @@ def command(
     with counter("reading", "inputs", len(units)) as tell:
         for done, result in enumerate(
             ingest(
-                units, store_path, jobs=jobs, detail=cast(Any, detail), keep_packets=keep_packets, formats=dict(feeds)
+                units,
+                store_path,
+                jobs=jobs,
+                detail=cast(Any, detail),
+                keep_packets=keep_packets,
+                formats=dict(feeds),
+                align=align,
             ),
             start=1,
         ):

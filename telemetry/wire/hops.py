@@ -51,7 +51,5 @@ class HopTable:
             p50, p99, top = (int(v[(n + 1) // 2 - 1]), int(v[(99 * n + 99) // 100 - 1]), int(v[-1])) if n else (0, 0, 0)
             found.append((way, n, self._lost.get(way, 0), int(np.count_nonzero(v < 0)), p50, p99, top))
         total = sum(max(f[4], 0) for f in found) or 1
-        table = [
-            Hop(*way, n, lost, neg, p50, p99, top, max(p50, 0) / total) for way, n, lost, neg, p50, p99, top in found
-        ]
+        table = [Hop(*way, *counts, max(counts[3], 0) / total) for way, *counts in found]
         return sorted(table, key=lambda h: -h.p50_ns)

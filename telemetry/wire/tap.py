@@ -56,7 +56,8 @@ _FEED_METRICS: Final = {
 }
 _TCP_NAMES: Final = {kind: _TCP_METRICS[event] for kind, event in enumerate(EVENTS)}
 METRICS: Final = (
-    *(_TCP_METRICS[e] for e in EVENTS), *_FEED_METRICS.values(), "wire_packets", "wire_bytes", "burst_peak_bytes", "tick_to_trade_ns",
+    *(_TCP_METRICS[e] for e in EVENTS), *_FEED_METRICS.values(), "wire_packets", "wire_bytes", "burst_peak_bytes",
+    "tick_to_trade_ns",
 )  # fmt: skip
 _CODE: Final = {name: i for i, name in enumerate(METRICS)}
 _TRADE: Final = {0: "tick_to_trade_ns"}
@@ -105,7 +106,7 @@ class Tap:
         self.throughput = Throughput(window_ns)
         self.peaks = Peaks(window_ns)
         self._collector = collector
-        self.trade = TickToTrade(flows, self.feeds)
+        self.trade = TickToTrade(flows, self.feeds, named=detail == "packets")
         self._tcp_windows = self._feed_windows = self._trade_windows = self._link = None
         if detail == "windows":
             self._tcp_windows = Windows(len(EVENTS), (_RTT, _TS_RTT))

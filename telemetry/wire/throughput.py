@@ -204,8 +204,8 @@ class Peaks:
         self.window_ns = window_ns
         self._spans = np.array(spans, np.int64)
         self._clock = np.array([_NULL, 0, _NULL, 0], np.int64)
-        self._ring_t = np.full(1 << 18, _NULL, np.int64)
-        self._ring_b = np.zeros(1 << 18, np.int64)
+        self._ring_t = np.full(1 << 15, _NULL, np.int64)
+        self._ring_b = np.zeros(1 << 15, np.int64)
         self._tails = np.zeros(len(spans), np.int64)
         self._sums = np.zeros(len(spans), np.int64)
         self._best = np.zeros(len(spans), np.int64)

@@ -34,7 +34,7 @@ _BASE, _SENT_TO, _OPENER, _TRIGGER = range(4)
 @njit(cache=True, nogil=True)
 def _trade(  # type: ignore[no-untyped-def]
     n, times, flow, proto, flags, seqs, sport, dport, plen, pcap, poff, data, group_of, groups, head, ring, clock,
-    state, out,
+    state, by_name, out,
 ):  # fmt: skip
     """Rows (0, flow, time, ns since the trigger)."""
     k = 0
@@ -46,6 +46,9 @@ def _trade(  # type: ignore[no-untyped-def]
         if proto[i] == 17:
             g = np.int64(group_of[f])
             if g < 0 or groups[g, 0] < 0:
+                continue
+            if not by_name:
+                clock[0] = t
                 continue
             if not parse(groups[g, 0], data, poff[i], np.int64(pcap[i]), np.int64(plen[i]), head) or head[KIND] != DATA:
                 continue
@@ -74,7 +77,7 @@ def _trade(  # type: ignore[no-untyped-def]
         state[f, _SENT_TO] = start + plen[i]
         named = False
         at = (-start) % _MESSAGE
-        while at + 16 <= pcap[i] and poff[i] >= 0 and poff[i] + at + 16 <= len(data):
+        while by_name and at + 16 <= pcap[i] and poff[i] >= 0 and poff[i] + at + 16 <= len(data):
             o = poff[i] + at
             if not (data[o] == 79 and data[o + 1] == 82 and data[o + 2] == 68 and data[o + 3] == 49):  # ORD1
                 break
@@ -105,9 +108,12 @@ class TickToTrade:
     flows : FlowTable
     feeds : Feeds
         Tells which destinations are market data; must have seen the batch before.
+    named : bool
+        Look for orders that name their trigger (costs a look into every market-data packet).
     """
 
-    def __init__(self, flows: FlowTable, feeds: Feeds) -> None:
+    def __init__(self, flows: FlowTable, feeds: Feeds, *, named: bool = True) -> None:
+        self._named = named
         self._flows, self._feeds = flows, feeds
         self._ring = np.full((_RING, 2), -1, np.int64)
         self._clock = np.full(1, _NULL, np.int64)
@@ -125,6 +131,6 @@ class TickToTrade:
         rows = _trade(
             p.n, p.time_ns, flow, p.protocol, p.tcp_flags, p.tcp_seq, p.src_port, p.dst_port, p.payload_len,
             p.payload_cap, p.payload_off, p.data, self._feeds.group_of, self._feeds.groups, self._head, self._ring,
-            self._clock, self._state, out,
+            self._clock, self._state, self._named, out,
         )  # fmt: skip
         return out[:rows]
