@@ -71,6 +71,13 @@ class Http(Struct, frozen=True):
     tls_key: str = ""
 
 
+class Kafka(Struct, frozen=True):
+    """A topic that `watch` takes in. `settings` are the client's (values may name `env:VARIABLE`)."""
+
+    topic: str
+    settings: dict[str, str] = {}
+
+
 class Config(Struct, frozen=True):
     """Everything that can be set.
 
@@ -87,6 +94,7 @@ class Config(Struct, frozen=True):
     scoring: Scoring = Scoring()
     sinks: Sinks = Sinks()
     http: Http = Http()
+    kafka: Kafka | None = None
 
 
 def load(path: str | None = None) -> Config:

@@ -6,6 +6,7 @@ receiver never holds up scoring. Graceful stop: the store is flushed, a checkpoi
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ from pipelines.engine import Engine, Step
 from pipelines.live import live_detectors, shadow_detectors
 from pipelines.sinks import Sink, deliver, make_sinks, refresh
 from pipelines.state import StateDB
-from telemetry.errors import StoreError, TailwatchError
+from telemetry.errors import InputError, StoreError, TailwatchError
 from telemetry.harvest import Harvester
 from telemetry.store import Store
 from telemetry.types import Events, Nanos
@@ -108,6 +109,10 @@ class Watcher:
         self._catch_up()
         delivery = threading.Thread(target=self._deliver, name="delivery", daemon=True)
         delivery.start()
+        helpers = [delivery]
+        if self.config.kafka is not None:
+            helpers.append(threading.Thread(target=self._take_kafka, name="kafka", daemon=True))
+            helpers[-1].start()
         period = round(SECOND / (self.config.harvest.hz if self.harvester else 10.0))
         start = time.monotonic_ns()
         tick, checkpointed, looked = 0, start, start
@@ -132,7 +137,8 @@ class Watcher:
             if seconds is not None and now - start > seconds * SECOND:
                 break
         self.stop.set()
-        delivery.join(timeout=15)
+        for thread in helpers:
+            thread.join(timeout=15)
 
     def _catch_up(self) -> None:
         """Read again what the last checkpoint does not know, from the store."""
@@ -238,6 +244,30 @@ class Watcher:
                     self._trouble("delivery", error)
                 if stopping:
                     return
+
+    def _take_kafka(self) -> None:
+        """Messages go into the store, whole and once; the loop finds them there."""
+        settings = self.config.kafka
+        if settings is None:
+            return
+        from telemetry.kafka import KafkaIntake
+
+        real = {k: os.environ.get(v[4:], "") if v.startswith("env:") else v for k, v in settings.settings.items()}
+        try:
+            intake = KafkaIntake(self.config.store, settings.topic, real)
+        except TailwatchError as error:
+            self._trouble("kafka", error)
+            return
+        while not self.stop.is_set():
+            try:
+                taken = intake.poll(1.0)
+                if taken.refused:
+                    self.counters.dropped += taken.refused
+                    self._trouble("kafka", InputError(f"{taken.refused} messages refused; {taken.reason}"))
+            except Exception as error:
+                self._trouble("kafka", error)
+                self.stop.wait(5.0)
+        intake.close()
 
     def _trouble(self, where: str, error: Exception) -> None:
         self.counters.errors += 1
