@@ -122,14 +122,16 @@ def reference() -> str:
     """Every key with its type, default and meaning, as commented TOML made from the schema."""
     lines: list[str] = []
 
-    def table(cls: type[msgspec.Struct], name: str) -> None:
+    def table(cls: type[msgspec.Struct], name: str, optional: bool) -> None:
         doc = " ".join((cls.__doc__ or "").split())
-        lines.extend(([f"[{name}]"] if name else []) + [f"# {doc}"])
-        nested: list[tuple[type[msgspec.Struct], str]] = []
+        head = f"# [{name}]" if optional else f"[{name}]"
+        lines.extend(([head] if name else []) + [f"# {doc}"])
+        nested: list[tuple[type[msgspec.Struct], str, bool]] = []
         for field in msgspec.structs.fields(cls):
             kind = _struct_of(field.type)
             if kind is not None:
-                nested.append((kind, f"{name}.{field.name}" if name else field.name))
+                path = f"{name}.{field.name}" if name else field.name
+                nested.append((kind, path, field.default is None))
                 continue
             if field.default_factory is not msgspec.NODEFAULT:
                 default: Any = field.default_factory()
@@ -138,10 +140,10 @@ def reference() -> str:
             shown = "..." if default is msgspec.NODEFAULT else _toml(default)
             lines.append(f"# {field.name} = {shown}")
         lines.append("")
-        for kind, path in nested:
-            table(kind, path)
+        for kind, path, absent in nested:
+            table(kind, path, absent)
 
-    table(Config, "")
+    table(Config, "", False)
     return "\n".join(lines)
 
 
