@@ -12,173 +12,31 @@ from __future__ import annotations
 
 from numba import njit
 
-from telemetry.capture.columns import (
-    ACK,
-    CAP,
-    DPORT,
-    DST_HI,
-    DST_LO,
-    ETYPE,
-    FLAGS,
-    FRAG,
-    FRAME,
-    HAS_HW,
-    HAS_IP6,
-    HAS_KEYFRAME,
-    HAS_MESSAGE,
-    HAS_SACK,
-    HAS_SYN,
-    HAS_TCP,
-    HAS_TRAILER,
-    HAS_TS,
-    HAS_TUNNEL,
-    HAS_VLAN,
-    HW_TIME,
-    IPID,
-    L3_END,
-    LINK,
-    MCODE,
-    MSS,
-    MTYPE,
-    NULL,
-    ODST_HI,
-    ODST_LO,
-    OSRC_HI,
-    OSRC_LO,
-    OVERSION,
-    PAYLOAD,
-    PCAP,
-    PLEN,
-    PROTO,
-    SACK0_HI,
-    SACK0_LO,
-    SACK1_HI,
-    SACK1_LO,
-    SACKS,
-    SEQ,
-    SPORT,
-    SRC_HI,
-    SRC_LO,
-    TIME,
-    TS_ECR,
-    TS_VAL,
-    TTL,
-    TUNNEL,
-    TUNNEL_ID,
-    VERSION,
-    VLAN,
-    WINDOW,
-    WIRE,
-    WSCALE,
-    I16s,
-    I32s,
-    I64s,
-    U8s,
-    U64s,
-    int64,
-    uint64,
+from telemetry.capture import columns as c
+from telemetry.capture.columns import NULL, I16s, I32s, I64s, U8s, U64s, int64, uint64
+from telemetry.capture.layers import (
+    DECODED_LINKS,
+    ETHER,
+    GUESS,
+    IP4,
+    IP6,
+    L4,
+    LLC,
+    PPP,
+    STOP,
+    TYPE,
+    be16,
+    be32,
+    be64,
+    first_layer,
+    tcp_options,
 )
 
 __all__ = ["DECODED_LINKS", "be16", "be32", "be64", "decode"]
 
-# What comes next in a packet.
-_STOP, _ETHER, _TYPE, _IP4, _IP6, _L4, _PPP, _LLC, _GUESS = range(9)
-
 _GRE, _IPIP, _6IN4, _VXLAN, _ERSPAN1, _ERSPAN2, _ERSPAN3, _4IN6, _6IN6, _PPTP, _GENEVE, _ETHERIP = range(1, 13)
 
 _TAI_MINUS_UTC = 37_000_000_000  # since 2017
-
-DECODED_LINKS = frozenset({0, 1, 9, 12, 14, 50, 51, 101, 104, 108, 109, 113, 228, 229, 276})
-"""LINKTYPE_* values whose frames are decoded; of others times and lengths are kept."""
-
-
-@njit(cache=True, nogil=True)
-def be16(data: U8s, o: int) -> int:
-    # unsigned indices: numba then leaves out the test for negative ones, and LLVM sees one load
-    return (data[uint64(o)] << 8) | data[uint64(o + 1)]
-
-
-@njit(cache=True, nogil=True)
-def be32(data: U8s, o: int) -> int:
-    return (data[uint64(o)] << 24) | (data[uint64(o + 1)] << 16) | (data[uint64(o + 2)] << 8) | data[uint64(o + 3)]
-
-
-@njit(cache=True, nogil=True)
-def be64(data: U8s, o: int) -> int:
-    return (uint64(be32(data, o)) << uint64(32)) | uint64(be32(data, o + 4))
-
-
-@njit(cache=True, nogil=True)
-def _tcp_options(data: U8s, o: int, stop: int, i: int, i64: I64s, i32: I32s, i16: I16s) -> int:
-    """Write the options in ``data[o:stop]`` to row `i`; return what was dirtied."""
-    dirty = 0
-    while o < stop:
-        kind = data[o]
-        if kind == 0:
-            break
-        if kind == 1:
-            o += 1
-            continue
-        if o + 2 > stop:
-            break
-        size = int(data[o + 1])
-        if size < 2 or o + size > stop:
-            break
-        if kind == 8 and size == 10:
-            i64[TS_VAL, i] = be32(data, o + 2)
-            i64[TS_ECR, i] = be32(data, o + 6)
-            dirty |= HAS_TS
-        elif kind == 2 and size == 4:
-            i32[MSS, i] = be16(data, o + 2)
-            dirty |= HAS_SYN
-        elif kind == 3 and size == 3:
-            i16[WSCALE, i] = data[o + 2]
-            dirty |= HAS_SYN
-        elif kind == 5 and size >= 10 and (size - 2) % 8 == 0:
-            i16[SACKS, i] = (size - 2) >> 3
-            i64[SACK0_LO, i] = be32(data, o + 2)
-            i64[SACK0_HI, i] = be32(data, o + 6)
-            if size >= 18:
-                i64[SACK1_LO, i] = be32(data, o + 10)
-                i64[SACK1_HI, i] = be32(data, o + 14)
-            dirty |= HAS_SACK
-        o += size
-    return dirty
-
-
-@njit(cache=True, nogil=True)
-def _first(data: U8s, link: int, o: int, end: int) -> tuple[int, int, int]:
-    """Where decoding starts for a link type: (next step, offset, EtherType)."""
-    if link == 113:  # Linux cooked
-        if o + 16 <= end:
-            return _TYPE, o + 16, be16(data, o + 14)
-    elif link == 276:  # Linux cooked v2
-        if o + 20 <= end:
-            return _TYPE, o + 20, be16(data, o)
-    elif link == 0 or link == 108:  # BSD loopback: address family in either byte order
-        if o + 4 <= end:
-            family = be32(data, o)
-            if family > 0xFFFF:
-                family = (family >> 24) | ((family >> 8) & 0xFF00)
-            if family == 2:
-                return _IP4, o + 4, -1
-            if family == 10 or family == 23 or family == 24 or family == 28 or family == 30:
-                return _IP6, o + 4, -1
-    elif link == 101 or link == 12 or link == 14 or link == 228:  # raw IP
-        return _GUESS, o, -1
-    elif link == 229:
-        return _IP6, o, -1
-    elif link == 109:  # OpenBSD enc
-        if o + 12 <= end:
-            return _GUESS, o + 12, -1
-    elif link == 9 or link == 50:  # PPP
-        return _PPP, o, -1
-    elif link == 104:  # Cisco HDLC
-        if o + 4 <= end:
-            return _TYPE, o + 4, be16(data, o + 2)
-    elif link == 51 and o + 6 <= end:  # PPPoE
-        return _TYPE, o, 0x8864
-    return _STOP, o, -1
 
 
 @njit(cache=True, nogil=True)
@@ -190,11 +48,11 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
     dirty = 0
     for number in range(start, stop):
         i = uint64(number)
-        off = i64[FRAME, i]
-        cap = int64(i32[CAP, i])
+        off = i64[c.FRAME, i]
+        cap = int64(i32[c.CAP, i])
         end = off + cap
-        limit = off + max(cap, int64(i32[WIRE, i]))  # where the packet ends by the lengths told so far
-        link = i32[LINK, i]
+        limit = off + max(cap, int64(i32[c.WIRE, i]))  # where the packet ends by the lengths told so far
+        link = i32[c.LINK, i]
         o = off
         et = -1
         etype = -1
@@ -218,30 +76,30 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
         tunnel = 0
         tunnel_id = int64(-1)
         if link == 1:
-            step = _ETHER
+            step = ETHER
         else:
-            step, o, et = _first(data, link, o, end)
+            step, o, et = first_layer(data, link, o, end)
             etype = et
-        while step != _STOP:
-            if step == _ETHER:
+        while step != STOP:
+            if step == ETHER:
                 if o + 14 > end:
                     break
                 et = be16(data, o + 12)
                 o += 14
-                step = _TYPE
+                step = TYPE
                 if depth == 0:
                     etype = et
-            if step == _TYPE:
+            if step == TYPE:
                 if et == 0x0800:
-                    step = _IP4
+                    step = IP4
                 elif et == 0x86DD:
-                    step = _IP6
+                    step = IP6
                 elif et == 0x8100 or et == 0x88A8 or et == 0x9100 or et == 0x9200:
                     if o + 4 > end:
                         break
                     if depth == 0 and tags < 2:
-                        i32[uint64(VLAN + tags), i] = be16(data, o) & 0xFFF
-                        dirty |= HAS_VLAN
+                        i32[uint64(c.VLAN + tags), i] = be16(data, o) & 0xFFF
+                        dirty |= c.HAS_VLAN
                         tags += 1
                     et = be16(data, o + 2)
                     o += 4
@@ -249,11 +107,11 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                         etype = et
                     continue
                 elif et <= 1500 and et >= 0:
-                    step = _LLC
+                    step = LLC
                 elif et == 0x0806:
                     if depth == 0 and o + 28 <= end and be32(data, o) == 0x00010800 and be16(data, o + 4) == 0x0604:
-                        i16[MTYPE, i] = be16(data, o + 6)
-                        dirty |= HAS_MESSAGE
+                        i16[c.MTYPE, i] = be16(data, o + 6)
+                        dirty |= c.HAS_MESSAGE
                         src_lo = uint64(be32(data, o + 14))
                         dst_lo = uint64(be32(data, o + 24))
                         l3_end = o + 28
@@ -265,13 +123,13 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                         o += 4
                     if not bottom or o >= end:
                         break
-                    step = _GUESS
+                    step = GUESS
                 elif et == 0x8864:
                     if o + 6 > end or data[uint64(o)] != 0x11 or data[uint64(o + 1)] != 0:
                         break
                     limit = min(limit, o + 6 + be16(data, o + 4))
                     o += 6
-                    step = _PPP
+                    step = PPP
                 elif et == 0x88E5:  # MACsec, where it is not encrypted
                     if o + 16 > end or data[uint64(o)] & 0x0C:
                         break
@@ -286,13 +144,13 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                         break
                     if data[uint64(o)] >> 4 != 4:
                         o += 4
-                    step = _IP4
+                    step = IP4
                 elif et == 0xD28B:
                     if o + 14 > end or be16(data, o) != 1:
                         break
                     kind = be16(data, o + 2)
                     base = kind & 0xF0
-                    at = i64[TIME, i]
+                    at = i64[c.TIME, i]
                     if base == 0x10:
                         sec = int64(be32(data, o + 4))
                         ns = int64(be32(data, o + 8))
@@ -317,8 +175,8 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                         # clocks that say TAI often run on UTC: take what is nearer to the capture's time
                         if kind & 0x100 == 0 and (at == NULL or abs(stamp - _TAI_MINUS_UTC - at) < abs(stamp - at)):
                             stamp -= _TAI_MINUS_UTC
-                        i64[HW_TIME, i] = stamp
-                        dirty |= HAS_HW
+                        i64[c.HW_TIME, i] = stamp
+                        dirty |= c.HAS_HW
                     et = be16(data, o)
                     o += 2
                     if depth == 0:
@@ -326,7 +184,7 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                     continue
                 else:
                     break
-            if step == _LLC:
+            if step == LLC:
                 if (
                     o + 8 <= end
                     and data[uint64(o)] == 0xAA
@@ -338,16 +196,16 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                     if (oui != 0 and oui != 0xF8) or et <= 1500:
                         break
                     o += 8
-                    step = _TYPE
+                    step = TYPE
                     if depth == 0:
                         etype = et
                     continue
                 if o + 3 <= end and data[uint64(o)] == 6 and data[uint64(o + 1)] == 6 and data[uint64(o + 2)] == 3:
                     o += 3
-                    step = _IP4
+                    step = IP4
                 else:
                     break
-            if step == _PPP:
+            if step == PPP:
                 if o + 2 <= end and data[uint64(o)] == 0xFF and data[uint64(o + 1)] == 3:
                     o += 2
                 if o + 2 > end:
@@ -359,28 +217,28 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                     kind = int64(be16(data, o))
                     o += 2
                 if kind == 0x21:
-                    step = _IP4
+                    step = IP4
                 elif kind == 0x57:
-                    step = _IP6
+                    step = IP6
                 elif kind == 0x281:
                     et = 0x8847
-                    step = _TYPE
+                    step = TYPE
                     continue
                 else:
                     break
-            if step == _GUESS:
+            if step == GUESS:
                 if o >= end:
                     break
                 kind = int64(data[uint64(o)] >> 4)
                 if kind == 4:
-                    step = _IP4
+                    step = IP4
                 elif kind == 6:
-                    step = _IP6
+                    step = IP6
                 else:
                     break
-            if step == _IP4 and o < end and data[uint64(o)] >> 4 == 6:
-                step = _IP6  # IPv6 behind IPv4's EtherType
-            if step == _IP4:
+            if step == IP4 and o < end and data[uint64(o)] >> 4 == 6:
+                step = IP6  # IPv6 behind IPv4's EtherType
+            if step == IP4:
                 if o + 20 > end or data[uint64(o)] >> 4 != 4:
                     break
                 size = (data[uint64(o)] & 15) << 2
@@ -388,11 +246,11 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                 if size < 20 or (total != 0 and total < size):
                     break
                 if depth == 1:
-                    u8[OVERSION, i] = version
-                    u64[OSRC_HI, i] = src_hi
-                    u64[OSRC_LO, i] = src_lo
-                    u64[ODST_HI, i] = dst_hi
-                    u64[ODST_LO, i] = dst_lo
+                    u8[c.OVERSION, i] = version
+                    u64[c.OSRC_HI, i] = src_hi
+                    u64[c.OSRC_LO, i] = src_lo
+                    u64[c.ODST_HI, i] = dst_hi
+                    u64[c.ODST_LO, i] = dst_lo
                 version = 4
                 src_hi = uint64(0)
                 dst_hi = uint64(0)
@@ -417,16 +275,16 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                     frag = 1
                     break
                 frag = 2 if bits & 0x2000 else 0
-                step = _L4
-            elif step == _IP6:
+                step = L4
+            elif step == IP6:
                 if o + 40 > end or data[uint64(o)] >> 4 != 6:
                     break
                 if depth == 1:
-                    u8[OVERSION, i] = version
-                    u64[OSRC_HI, i] = src_hi
-                    u64[OSRC_LO, i] = src_lo
-                    u64[ODST_HI, i] = dst_hi
-                    u64[ODST_LO, i] = dst_lo
+                    u8[c.OVERSION, i] = version
+                    u64[c.OSRC_HI, i] = src_hi
+                    u64[c.OSRC_LO, i] = src_lo
+                    u64[c.ODST_HI, i] = dst_hi
+                    u64[c.ODST_LO, i] = dst_lo
                 version = 6
                 src_hi = be64(data, o + 8)
                 src_lo = be64(data, o + 16)
@@ -445,10 +303,10 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                         l3_end = o + 40 + total
                 o += 40
                 depth += 1
-                step = _L4
+                step = L4
                 while nexth == 0 or nexth == 43 or nexth == 60 or nexth == 44 or nexth == 51:
                     if o + 8 > end or o + 8 > limit:
-                        step = _STOP
+                        step = STOP
                         break
                     if nexth == 44:
                         bits = be16(data, o + 2)
@@ -456,7 +314,7 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                         o += 8
                         if bits & 0xFFF8:
                             frag = 1
-                            step = _STOP
+                            step = STOP
                             break
                         frag = 2 if bits & 1 else 0
                     else:
@@ -470,10 +328,10 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                 proto = nexth
                 pay = o
                 plen = max(limit - o, 0)
-                if step == _STOP:
+                if step == STOP:
                     break
-            if step == _L4:
-                step = _STOP
+            if step == L4:
+                step = STOP
                 if nexth == 17 or nexth == 136:
                     if o + 4 > end:
                         break
@@ -494,7 +352,7 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                             if data[uint64(o + 8)] & 8:
                                 tunnel_id = int64(be32(data, o + 12) >> 8)
                         o += 16
-                        step = _ETHER
+                        step = ETHER
                     elif nexth == 17 and (dport == 6081 or sport == 6081) and o + 16 <= end and size >= 16:
                         limit = min(limit, o + size)
                         if tunnel == 0:
@@ -502,7 +360,7 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                             tunnel_id = int64(be32(data, o + 12) >> 8)
                         et = be16(data, o + 10)
                         o += 16 + ((int64(data[uint64(o + 8)]) & 63) << 2)
-                        step = _ETHER if et == 0x6558 else _TYPE
+                        step = ETHER if et == 0x6558 else TYPE
                 elif nexth == 6:
                     pay = -1
                     plen = -1
@@ -512,32 +370,32 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                     dport = be16(data, o + 2)
                     if o + 16 <= end:
                         size = int64((data[uint64(o + 12)] >> 4) << 2)
-                        i64[SEQ, i] = be32(data, o + 4)
-                        dirty |= HAS_TCP
+                        i64[c.SEQ, i] = be32(data, o + 4)
+                        dirty |= c.HAS_TCP
                         if size < 20:
                             break
-                        i64[ACK, i] = be32(data, o + 8)
-                        i16[FLAGS, i] = be16(data, o + 12) & 0xFFF
-                        i32[WINDOW, i] = be16(data, o + 14)
+                        i64[c.ACK, i] = be32(data, o + 8)
+                        i16[c.FLAGS, i] = be16(data, o + 12) & 0xFFF
+                        i32[c.WINDOW, i] = be16(data, o + 14)
                         if o + size <= limit:
                             pay = o + size
                             plen = limit - pay
                         if size > 20 and o + 20 < end:
                             if size == 32 and o + 32 <= end and be32(data, o + 20) == 0x0101080A:
-                                i64[TS_VAL, i] = be32(data, o + 24)
-                                i64[TS_ECR, i] = be32(data, o + 28)
-                                dirty |= HAS_TS
+                                i64[c.TS_VAL, i] = be32(data, o + 24)
+                                i64[c.TS_ECR, i] = be32(data, o + 28)
+                                dirty |= c.HAS_TS
                             else:
-                                dirty |= _tcp_options(data, o + 20, min(o + size, end), i, i64, i32, i16)
+                                dirty |= tcp_options(data, o + 20, min(o + size, end), i, i64, i32, i16)
                 elif nexth == 1 or nexth == 58:
                     if o + 2 <= end and o + 4 <= limit:
-                        i16[MTYPE, i] = data[uint64(o)]
-                        i16[MCODE, i] = data[uint64(o + 1)]
-                        dirty |= HAS_MESSAGE
+                        i16[c.MTYPE, i] = data[uint64(o)]
+                        i16[c.MCODE, i] = data[uint64(o + 1)]
+                        dirty |= c.HAS_MESSAGE
                 elif nexth == 2:
                     if o + 1 <= end:
-                        i16[MTYPE, i] = data[uint64(o)]
-                        dirty |= HAS_MESSAGE
+                        i16[c.MTYPE, i] = data[uint64(o)]
+                        dirty |= c.HAS_MESSAGE
                 elif nexth == 132:
                     if o + 4 <= end:
                         sport = be16(data, o)
@@ -545,16 +403,16 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                 elif nexth == 4:
                     if tunnel == 0:
                         tunnel = _IPIP if version == 4 else _4IN6
-                    step = _IP4
+                    step = IP4
                 elif nexth == 41:
                     if tunnel == 0:
                         tunnel = _6IN4 if version == 4 else _6IN6
-                    step = _IP6
+                    step = IP6
                 elif nexth == 51:
                     if o + 8 <= end:
                         nexth = int64(data[uint64(o)])
                         o += (int64(data[uint64(o + 1)]) + 2) << 2
-                        step = _L4
+                        step = L4
                         if nexth == 51:
                             break
                         pay = o
@@ -564,10 +422,10 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                         tunnel = _ETHERIP
                     if nexth == 97:
                         o += 2
-                    step = _ETHER
+                    step = ETHER
                 elif nexth == 137:
                     et = 0x8847
-                    step = _TYPE
+                    step = TYPE
                 elif nexth == 47:
                     if o + 4 > end:
                         break
@@ -588,7 +446,7 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                             tunnel = _PPTP
                             tunnel_id = ident
                         if et == 0x880B and bits & 0x1000:
-                            step = _PPP
+                            step = PPP
                         continue
                     if bits & 7 != 0:
                         break
@@ -602,11 +460,11 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                     if bits & 0x1000:
                         o += 4
                     code = _GRE
-                    step = _TYPE
+                    step = TYPE
                     if et == 0x6558:
-                        step = _ETHER
+                        step = ETHER
                     elif et == 0x88BE:
-                        step = _ETHER
+                        step = ETHER
                         code = _ERSPAN1
                         if bits & 0x1000:
                             code = _ERSPAN2
@@ -621,46 +479,46 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                         ident = int64(be16(data, o + 2) & 0x3FF)
                         kind = int64((be16(data, o + 10) >> 10) & 31)
                         o += 20 if data[uint64(o + 11)] & 1 else 12
-                        step = _ETHER if kind == 0 else _GUESS
+                        step = ETHER if kind == 0 else GUESS
                     elif et == 0x880B:
-                        step = _PPP
+                        step = PPP
                     if tunnel == 0:
                         tunnel = code
                         tunnel_id = ident
         if tunnel:
-            u8[TUNNEL, i] = tunnel
-            i64[TUNNEL_ID, i] = tunnel_id
+            u8[c.TUNNEL, i] = tunnel
+            i64[c.TUNNEL_ID, i] = tunnel_id
             if depth == 1:  # nothing decoded inside: the tunnel's own addresses are both
-                u8[OVERSION, i] = version
-                u64[OSRC_HI, i] = src_hi
-                u64[OSRC_LO, i] = src_lo
-                u64[ODST_HI, i] = dst_hi
-                u64[ODST_LO, i] = dst_lo
-            dirty |= HAS_TUNNEL
+                u8[c.OVERSION, i] = version
+                u64[c.OSRC_HI, i] = src_hi
+                u64[c.OSRC_LO, i] = src_lo
+                u64[c.ODST_HI, i] = dst_hi
+                u64[c.ODST_LO, i] = dst_lo
+            dirty |= c.HAS_TUNNEL
         elif depth > 1:
-            dirty |= HAS_TUNNEL
-        i32[ETYPE, i] = etype
-        u8[VERSION, i] = version
-        u8[FRAG, i] = frag
-        u64[SRC_LO, i] = src_lo
-        u64[DST_LO, i] = dst_lo
+            dirty |= c.HAS_TUNNEL
+        i32[c.ETYPE, i] = etype
+        u8[c.VERSION, i] = version
+        u8[c.FRAG, i] = frag
+        u64[c.SRC_LO, i] = src_lo
+        u64[c.DST_LO, i] = dst_lo
         if version == 6:
-            u64[SRC_HI, i] = src_hi
-            u64[DST_HI, i] = dst_hi
-            dirty |= HAS_IP6
-        i16[PROTO, i] = proto
-        i16[TTL, i] = ttl
-        i32[IPID, i] = ip_id
-        i32[SPORT, i] = sport
-        i32[DPORT, i] = dport
+            u64[c.SRC_HI, i] = src_hi
+            u64[c.DST_HI, i] = dst_hi
+            dirty |= c.HAS_IP6
+        i16[c.PROTO, i] = proto
+        i16[c.TTL, i] = ttl
+        i32[c.IPID, i] = ip_id
+        i32[c.SPORT, i] = sport
+        i32[c.DPORT, i] = dport
         if pay > end:
             pay = end
-        i64[PAYLOAD, i] = pay
-        i32[PLEN, i] = plen
-        i32[PCAP, i] = max(min(plen, end - pay, limit - pay), 0) if pay >= 0 else -1
-        i64[L3_END, i] = l3_end
+        i64[c.PAYLOAD, i] = pay
+        i32[c.PLEN, i] = plen
+        i32[c.PCAP, i] = max(min(plen, end - pay, limit - pay), 0) if pay >= 0 else -1
+        i64[c.L3_END, i] = l3_end
         if 0 <= l3_end <= end - 15:
-            dirty |= HAS_TRAILER
+            dirty |= c.HAS_TRAILER
         if proto == 253 or etype == 0x88B5:
-            dirty |= HAS_KEYFRAME
+            dirty |= c.HAS_KEYFRAME
     return dirty
