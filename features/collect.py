@@ -31,7 +31,7 @@ _POOL = 4  # buffers kept for reuse
 
 @njit(cache=True, nogil=True)
 def _append(
-    series, time, value, keep, masked, local, flag, timed, start, low, middle, high,
+    series, time, value, keep, masked, local, whole, flag, timed, start, low, middle, high,
     a_series, a_time, a_value, b_series, b_time, b_value, c_series, c_time, c_value, fill,
 ):  # fmt: skip
     """Deal events from `start` on to [low, middle), [middle, high) and, below, the overflow; stop at `high`.
@@ -51,6 +51,19 @@ def _append(
             most = max(most, times[k])
         if least >= middle and most < high and not masked:
             names, values = series[i:end].view(np.uint64), value[i:end]  # unsigned: no negative index to look for
+            bad = 0
+            for k in range(values.shape[0]):
+                bad += values[k] != values[k]
+            if whole and bad == 0:
+                to_series, to_value = b_series[b : b + values.shape[0]], b_value[b : b + values.shape[0]]
+                for k in range(values.shape[0]):
+                    to_series[k] = local[names[k]] | flag
+                    to_value[k] = values[k]
+                if timed:
+                    b_time[b : b + values.shape[0]] = times
+                b += values.shape[0]
+                i = end
+                continue
             for k in range(times.shape[0]):  # written in any case, counted if it is wanted: there is room for all
                 s = local[names[k]]
                 v = values[k]
@@ -252,6 +265,7 @@ class Log:
             keep = ~bad if keep is None else keep & ~bad
             value = value.view(np.int64)
         n, at = len(series), 0
+        whole = bool(len(local)) and int(local.min()) >= 0
         while at < n:
             a, b = self._hot
             c = self._overflow
@@ -263,8 +277,8 @@ class Log:
             fill = self._fill
             fill[:] = a.n, b.n, c.n, 0
             at = _append(
-                series, time, value, _NONE if keep is None else keep, keep is not None, local, flag, self.timed, at,
-                middle - self.step_ns, middle, high, a.series, a.time, a.value, b.series, b.time, b.value,
+                series, time, value, _NONE if keep is None else keep, keep is not None, local, whole, flag, self.timed,
+                at, middle - self.step_ns, middle, high, a.series, a.time, a.value, b.series, b.time, b.value,
                 c.series, c.time, c.value, fill,
             )  # fmt: skip
             a.n, b.n, c.n = int(fill[0]), int(fill[1]), int(fill[2])
@@ -283,7 +297,9 @@ class Log:
                     self._older[number] = buffer
                 elif not (follows and buffer is b):
                     self._give_back(buffer)
-            self._hot = [b if follows else self._fresh(), self._fresh()]
+            fresh = self._fresh()
+            fresh.reserve(b.n + b.n // 16)  # as many as the step before had
+            self._hot = [b if follows else self._fresh(), fresh]
         self._newest = newest
 
     def _fresh(self) -> _Buffer:

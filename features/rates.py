@@ -19,7 +19,7 @@ from features.params import Params, unknown
 from telemetry.errors import ConfigError
 from telemetry.types import Bool, Float64, Int64, Nanos, SeriesKey, State
 
-__all__ = ["BOOT_METRIC", "COLUMNS", "RateBase"]
+__all__ = ["BOOT_METRIC", "COLUMNS", "RateBase", "sample_rates"]
 
 COLUMNS = ("rate", "increment", "exposure_s", "resets", "samples")
 BOOT_METRIC = "boot_id_changed"
@@ -107,6 +107,72 @@ def _rates(
             out[w, s, 3] = hi - lo
             out[w, s, 4] = pairs
         held_t[s] = t0
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _sample_rates(series, time, value, gap, newest, period, out):
+    """`newest` (S,) comes all -1. Where the series repeat with `period`, the sample before is that far back."""
+    n = series.shape[0]
+    i = 0
+    repeats = False  # the last `period` samples are of that many series; `newest` does not know them yet
+    while i < n:
+        alike = 0
+        if period and i >= period and i + period <= n:
+            names, names_before = series[i : i + period], series[i - period : i]
+            for k in range(period):
+                alike += names[k] == names_before[k]
+            if alike == period and not repeats:
+                repeats = True
+                for k in range(i - period, i):
+                    repeats &= newest[series[k]] == k
+        if repeats and alike == period:
+            t0, t1, to = time[i - period : i], time[i : i + period], out[i : i + period]
+            v0, v1 = value[i - period : i], value[i : i + period]
+            for k in range(period):
+                span = t1[k] - t0[k]
+                d = v1[k] - v0[k]
+                rate = d * 1e9 / span
+                to[k] = rate if (d >= 0) & (span > 0) & (span <= gap) else np.nan
+            i += period
+            continue
+        if repeats:
+            repeats = False
+            for k in range(i - period, i):
+                newest[series[k]] = k
+        stop = min(i + max(period, 1), n)
+        while i < stop:
+            s = series[i]
+            out[i] = np.nan
+            j = newest[s]
+            if j >= 0:
+                span = time[i] - time[j]
+                d = value[i] - value[j]
+                if d >= 0 and 0 < span <= gap:
+                    out[i] = d * 1e9 / span
+            newest[s] = i
+            i += 1
+
+
+def sample_rates(
+    series: Int64, time_ns: Int64, value: Int64, gap_ns: Nanos = 60_000_000_000, out: Float64 | None = None
+) -> Float64:
+    """Rate per second of each sample against the one before it of its series; NaN for the first, a reset or a gap.
+
+    Parameters
+    ----------
+    series : (n,) int64, numbers from 0
+    time_ns, value : (n,) int64, in order of time within a series
+    gap_ns : int
+        Two samples further apart tell nothing.
+    out : (n,) float64, optional
+        Filled and returned, to spare a fresh array.
+    """
+    made = np.empty(len(series)) if out is None else out
+    newest = np.full(int(series.max(initial=-1)) + 1, -1)
+    again = np.flatnonzero(series[1 : 1 << 16] == series[:1])
+    period = int(again[0]) + 1 if len(again) else 0
+    _sample_rates(series, time_ns, value, gap_ns, newest, period, made)
+    return made
 
 
 class RateBase:
