@@ -180,7 +180,7 @@ def ingest_unit(
         If the store cannot be written.
     """
     chosen = _detail(unit, detail)
-    name = f"{unit.host}\0{unit.lab or unit.name}\0{chosen}"
+    name = f"{unit.host}\0{unit.lab or unit.name}\0{chosen}{' aligned' if align else ''}"
     content = _content(unit.files)
     if loaded(store, name) == content:
         return Ingested(unit.name, "known", detail=chosen)

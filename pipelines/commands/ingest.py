@@ -97,20 +97,11 @@ def command(
                 raise ConfigError(f"--feed: expected one of {', '.join(FORMATS)}, got {name!r}")
     units = plan(inputs, taps, host)
     jobs = jobs or len(os.sched_getaffinity(0))
+    options: dict[str, Any] = {"keep_packets": keep_packets, "formats": dict(feeds), "align": align}
     failed = damaged = 0
     with counter("reading", "inputs", len(units)) as tell:
-        for done, result in enumerate(
-            ingest(
-                units,
-                store_path,
-                jobs=jobs,
-                detail=cast(Any, detail),
-                keep_packets=keep_packets,
-                formats=dict(feeds),
-                align=align,
-            ),
-            start=1,
-        ):
+        results = ingest(units, store_path, jobs=jobs, detail=cast(Any, detail), **options)
+        for done, result in enumerate(results, start=1):
             tell(done)
             failed += result.state == "failed"
             damaged += result.damaged > 0

@@ -51,5 +51,5 @@ class HopTable:
             p50, p99, top = (int(v[(n + 1) // 2 - 1]), int(v[(99 * n + 99) // 100 - 1]), int(v[-1])) if n else (0, 0, 0)
             found.append((way, n, self._lost.get(way, 0), int(np.count_nonzero(v < 0)), p50, p99, top))
         total = sum(max(f[4], 0) for f in found) or 1
-        table = [Hop(*way, *counts, max(counts[3], 0) / total) for way, *counts in found]
+        table = [Hop(*f[0], f[1], f[2], f[3], f[4], f[5], f[6], max(f[4], 0) / total) for f in found]
         return sorted(table, key=lambda h: -h.p50_ns)
