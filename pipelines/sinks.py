@@ -168,17 +168,17 @@ def deliver(state: StateDB, sinks: Sequence[Sink], now_ns: Nanos, *, limit: int 
     """Send what is due, at most `limit` rows a sink; one sink's trouble is not another's."""
     sent = failed = dead = 0
     for sink in sinks:
-        for row in state.due(sink.name, now_ns, limit):
+        for row in state.outbox.due(sink.name, now_ns, limit):
             try:
                 sink.send({**json.loads(row.body), "id": row.key, "sent_ns": now_ns})
             except Exception as error:
                 gone = row.attempts + 1 >= ATTEMPTS
                 wait = min(FIRST_RETRY_NS << row.attempts, LAST_RETRY_NS)
                 reason = f"{type(error).__name__}: {error}"[:300]
-                state.failed(row.seq, reason, now_ns + wait, dead=gone)
+                state.outbox.failed(row.seq, reason, now_ns + wait, dead=gone)
                 failed, dead = failed + 1, dead + gone
                 break  # the rest would meet the same; they wait their turn
-            state.delivered([row.seq])
+            state.outbox.delivered([row.seq])
             sent += 1
     return Delivery(sent, failed, dead)
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,10 +20,11 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from pipelines import tables as t
 from pipelines.codec import decode_alert, decode_incident, encode
+from pipelines.outbox import Outbox
 from telemetry.errors import ConfigError, StoreError
 from telemetry.types import Alert, Incident, IncidentChange, Label, Nanos
 
-__all__ = ["Champion", "Checkpoint", "Outgoing", "StateDB", "restore_backup"]
+__all__ = ["Champion", "Checkpoint", "StateDB"]
 
 
 Role = Literal["champion", "challenger"]
@@ -52,19 +52,6 @@ class Champion:
     since_ns: Nanos
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """A row of the outbox."""
-
-    seq: int
-    sink: str
-    key: str
-    body: str
-    attempts: int
-    state: str
-    error: str | None
-
-
 def change_id(change: IncidentChange) -> str:
     """The same step of the same incident has the same id, whoever computes it again."""
     text = f"{change.incident.id}\x00{change.action}\x00{change.at_ns}".encode()
@@ -89,7 +76,8 @@ class StateDB:
         text = os.fspath(url)
         self.url = text if "://" in text else f"sqlite:///{text}"
         self._sqlite = self.url.startswith("sqlite")
-        path = self._path = self.url.removeprefix("sqlite:///").partition("?")[0] if self._sqlite else ""
+        self.outbox = Outbox(self)
+        path = self.url.removeprefix("sqlite:///").partition("?")[0] if self._sqlite else ""
         if path and not create and not Path(path).exists():
             raise StoreError(f"{path}: no state database there (run 'tailwatch score' or 'tailwatch demo' first)")
         try:
@@ -108,6 +96,11 @@ class StateDB:
             self._migrate()
         except DBAPIError as error:
             raise StoreError(f"state: {self._safe()}: {str(error.orig).strip().splitlines()[0]}") from None
+
+    @property
+    def sqlite_path(self) -> str | None:
+        """The file of an SQLite database; None for another kind."""
+        return self.url.removeprefix("sqlite:///").partition("?")[0] if self._sqlite else None
 
     def _safe(self) -> str:
         return sa.make_url(self.url).render_as_string(hide_password=True)
@@ -412,91 +405,6 @@ class StateDB:
         with self.transaction() as c:
             return [dict(r) for r in c.execute(query).mappings()]
 
-    # -- outbox ------------------------------------------------------------------------------------------------------
-
-    def due(self, sink: str, now_ns: Nanos, limit: int = 100) -> list[Outgoing]:
-        """Rows that wait for delivery, oldest first."""
-        o = t.outbox.c
-        query = (
-            sa.select(t.outbox)
-            .where(o.state == "due", o.sink == sink, o.next_ns <= now_ns)
-            .order_by(o.seq)
-            .limit(limit)
-        )
-        return self._outgoing(query)
-
-    def dead(self) -> list[Outgoing]:
-        """Rows given up on."""
-        return self._outgoing(sa.select(t.outbox).where(t.outbox.c.state == "dead").order_by(t.outbox.c.seq))
-
-    def _outgoing(self, query: Any) -> list[Outgoing]:
-        with self.transaction() as c:
-            rows = c.execute(query).mappings().all()
-        return [Outgoing(r["seq"], r["sink"], r["key"], r["body"], r["attempts"], r["state"], r["error"]) for r in rows]
-
-    def waiting(self) -> dict[tuple[str, str], int]:
-        """Number of outbox rows by (sink, state)."""
-        o = t.outbox.c
-        with self.transaction() as c:
-            rows = c.execute(sa.select(o.sink, o.state, sa.func.count()).group_by(o.sink, o.state)).all()
-        return {(sink, state): int(n) for sink, state, n in rows}
-
-    def delivered(self, seqs: Iterable[int]) -> None:
-        self._mark(seqs, state="delivered", error=None)
-
-    def failed(self, seq: int, error: str, next_ns: Nanos, *, dead: bool = False) -> None:
-        """Count an attempt; try again at `next_ns`, or give up (`dead`)."""
-        with self.transaction() as c:
-            c.execute(
-                sa.update(t.outbox)
-                .where(t.outbox.c.seq == seq)
-                .values(attempts=t.outbox.c.attempts + 1, error=error, next_ns=next_ns, state="dead" if dead else "due")
-            )
-
-    def resend(self) -> int:
-        """Put dead letters back in the queue; returns how many."""
-        with self.transaction() as c:
-            done = c.execute(
-                sa.update(t.outbox).where(t.outbox.c.state == "dead").values(state="due", attempts=0, next_ns=0)
-            )
-        return int(done.rowcount)
-
-    def _mark(self, seqs: Iterable[int], **values: Any) -> None:
-        with self.transaction() as c:
-            for seq in seqs:
-                c.execute(sa.update(t.outbox).where(t.outbox.c.seq == seq).values(**values))
-
-    def trim(self, before_ns: Nanos) -> dict[str, int]:
-        """Remove alerts, resolved incidents (with their steps) and delivered messages older than `before_ns`."""
-        old = sa.select(t.incidents.c.id).where(t.incidents.c.state == "resolved", t.incidents.c.updated_ns < before_ns)
-        deletions = {
-            "incident steps": sa.delete(t.changes).where(t.changes.c.incident_id.in_(old)),
-            "incidents": sa.delete(t.incidents).where(t.incidents.c.id.in_(old)),
-            "alerts": sa.delete(t.alerts).where(t.alerts.c.end_ns < before_ns),
-            "messages": sa.delete(t.outbox).where(t.outbox.c.state == "delivered"),
-            "notes": sa.delete(t.notes).where(t.notes.c.at_ns < before_ns),
-        }
-        with self.transaction() as c:
-            return {what: int(c.execute(d).rowcount) for what, d in deletions.items()}
-
-    def backup(self, target: str) -> None:
-        """Copy a live SQLite database to a new file.
-
-        Raises
-        ------
-        ConfigError
-            The database is not SQLite, or `target` exists.
-        """
-        if not self._sqlite:
-            raise ConfigError("state backup: for PostgreSQL use pg_dump")
-        if Path(target).exists():
-            raise ConfigError(f"state backup: {target} is there already")
-        try:
-            with closing(sqlite3.connect(self._path)) as live, closing(sqlite3.connect(target)) as copy:
-                live.backup(copy)
-        except sqlite3.Error as error:
-            raise StoreError(f"{target}: cannot be written: {error}") from None
-
     def note(self, part: str, at_ns: Nanos, what: str, body: Mapping[str, Any]) -> None:
         """Record something that happened to Tailwatch itself (a gap in the input, a refused state)."""
         with self.transaction() as c:
@@ -507,29 +415,6 @@ class StateDB:
             return [
                 dict(r) for r in c.execute(sa.select(t.notes).order_by(t.notes.c.seq.desc()).limit(limit)).mappings()
             ]
-
-
-def restore_backup(url: str, source: str) -> str:
-    """Put the SQLite file `source` in the place of the database `url`; the old one stays as ``.before``.
-
-    Raises
-    ------
-    StoreError
-        `source` is not a Tailwatch state database.
-    """
-    if "://" in url and not url.startswith("sqlite:///"):
-        raise ConfigError("state restore: for PostgreSQL use pg_restore")
-    path = Path(url.removeprefix("sqlite:///"))
-    fresh = path.with_name(path.name + ".new")
-    with StateDB(source, create=False) as kept:
-        fresh.unlink(missing_ok=True)
-        kept.backup(str(fresh))
-    if path.exists():
-        os.replace(path, path.with_name(path.name + ".before"))
-    for suffix in ("-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-    os.replace(fresh, path)
-    return str(path)
 
 
 def _alert_row(part: str, a: Alert) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def report(config: Config, now_ns: Nanos) -> dict[str, Any]:
         figures["open_incidents"] = [i.id for i in still]
         lines.append(f"open incidents: {len(still)}")
         lines += [f"  {i.id[:10]} {i.severity}: {i.title}" for i in still[:10]]
-        waiting = state.waiting()
+        waiting = state.outbox.waiting()
         figures["outbox"] = {f"{sink}.{what}": n for (sink, what), n in waiting.items()}
         for (sink, what), n in sorted(waiting.items()):
             if what == "dead":

@@ -32,8 +32,10 @@ def _open(path: str | None):  # type: ignore[no-untyped-def]
 @click.pass_obj
 def backup(path: str | None, target: str) -> None:
     """Copy the database to TARGET while jobs go on (SQLite; for PostgreSQL use pg_dump)."""
+    from pipelines.upkeep import backup as copy
+
     with _open(path) as state:
-        state.backup(target)
+        copy(state, target)
     click.echo(f"copied to {target}")
 
 
@@ -43,7 +45,7 @@ def backup(path: str | None, target: str) -> None:
 def restore(path: str | None, source: str) -> None:
     """Put a backup in the database's place (jobs must not run)."""
     from pipelines.config import load
-    from pipelines.state import restore_backup
+    from pipelines.upkeep import restore_backup
 
     where = restore_backup(load(path).state, source)
     click.echo(f"{where} is now {source}; the one before is {where}.before")
@@ -54,7 +56,7 @@ def restore(path: str | None, source: str) -> None:
 def dead(path: str | None) -> None:
     """Show dead letters: alerts that a sink never acknowledged."""
     with _open(path) as state:
-        rows = state.dead()
+        rows = state.outbox.dead()
     for row in rows:
         click.echo(f"{row.seq}\t{row.sink}\t{row.key}\t{row.attempts} attempts\t{row.error}")
     if not rows:
@@ -66,7 +68,7 @@ def dead(path: str | None) -> None:
 def resend(path: str | None) -> None:
     """Put dead letters back in the queue."""
     with _open(path) as state:
-        n = state.resend()
+        n = state.outbox.resend()
     click.echo(f"{n} put back; the next 'tailwatch score' or 'watch' sends them")
 
 
@@ -77,6 +79,8 @@ def trim(path: str | None, days: float) -> None:
     """Remove alerts, resolved incidents and delivered messages older than --days (labels and promotions stay)."""
     import time
 
+    from pipelines.upkeep import trim as drop
+
     with _open(path) as state:
-        removed = state.trim(time.time_ns() - round(days * 86_400e9))
+        removed = drop(state, time.time_ns() - round(days * 86_400e9))
     click.echo(", ".join(f"{n} {what}" for what, n in removed.items()))

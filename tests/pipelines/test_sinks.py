@@ -90,10 +90,10 @@ def test_a_dead_receiver_delays_only_itself_and_ends_in_dead_letters(receiver: R
         for _ in range(ATTEMPTS):
             now += 10**13
             deliver(state, sinks, now)
-        (letter,) = state.dead()
+        (letter,) = state.outbox.dead()
         assert "503" in (letter.error or "")
         receiver.status = 200
-        state.resend()
+        state.outbox.resend()
         assert deliver(state, sinks, now).sent == 1
     assert len(receiver.got) == 1
 

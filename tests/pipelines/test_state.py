@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.state import Champion, Checkpoint, StateDB, restore_backup
+from pipelines.state import Champion, Checkpoint, StateDB
+from pipelines.upkeep import backup, restore_backup, trim
 from telemetry.errors import ConfigError, StoreError
 from telemetry.types import Alert, Cause, Change, Incident, IncidentChange, Label, SeriesKey
 
@@ -38,7 +39,7 @@ def test_a_step_commits_once(state: StateDB) -> None:
         assert fresh == expected
     assert state.progress("p") == (10, {"h": 11})
     assert [a.id for a in state.alerts()] == ["a"]
-    assert len(state.due("one", 0)) == len(state.due("two", 0)) == 1
+    assert len(state.outbox.due("one", 0)) == len(state.outbox.due("two", 0)) == 1
     assert state.incident("i").causes[0].kind == "interrupt_storm"
     assert [action for _, action, _ in state.history("i1")] == ["opened"]
 
@@ -71,17 +72,17 @@ def test_leases(state: StateDB) -> None:
 
 def test_outbox_retries_dies_and_is_sent_again(state: StateDB) -> None:
     state.commit("p", [], [IncidentChange("opened", 10, incident("i"))], watermark_ns=10, sinks=["s"])
-    (row,) = state.due("s", 0)
-    state.failed(row.seq, "away", 500)
-    assert state.due("s", 499) == []
-    (again,) = state.due("s", 500)
+    (row,) = state.outbox.due("s", 0)
+    state.outbox.failed(row.seq, "away", 500)
+    assert state.outbox.due("s", 499) == []
+    (again,) = state.outbox.due("s", 500)
     assert (again.attempts, again.error) == (1, "away")
-    state.failed(row.seq, "gone", 0, dead=True)
-    assert state.due("s", 10**18) == []
-    assert [d.key for d in state.dead()] == [row.key]
-    assert state.resend() == 1
-    state.delivered([r.seq for r in state.due("s", 0)])
-    assert state.waiting() == {("s", "delivered"): 1}
+    state.outbox.failed(row.seq, "gone", 0, dead=True)
+    assert state.outbox.due("s", 10**18) == []
+    assert [d.key for d in state.outbox.dead()] == [row.key]
+    assert state.outbox.resend() == 1
+    state.outbox.delivered([r.seq for r in state.outbox.due("s", 0)])
+    assert state.outbox.waiting() == {("s", "delivered"): 1}
 
 
 def test_champions_have_a_history(state: StateDB) -> None:
@@ -109,10 +110,10 @@ def test_backup_restore_trim(tmp_path: Path) -> None:
             IncidentChange("opened", 10, incident("new")),
         ]
         state.commit("p", [alert("a")], changes, watermark_ns=10)
-        state.backup(str(tmp_path / "copy.db"))
+        backup(state, str(tmp_path / "copy.db"))
         with pytest.raises(ConfigError, match="there already"):
-            state.backup(str(tmp_path / "copy.db"))
-        removed = state.trim(25)
+            backup(state, str(tmp_path / "copy.db"))
+        removed = trim(state, 25)
         assert removed["incidents"] == 1
         assert removed["alerts"] == 1
         assert [i.id for i in state.incidents()] == ["new"]
