@@ -6,6 +6,7 @@ from the time zone database. All is a function of the windows' start times: the 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -283,7 +284,9 @@ def _sessions(name: str, first: date, last: date) -> Any:
     from exchange_calendars.errors import CalendarError
 
     try:
-        return exchange_calendars.get_calendar(name, start=str(first), end=str(last))
+        with warnings.catch_warnings():  # of its own use of pandas
+            warnings.simplefilter("ignore")
+            return exchange_calendars.get_calendar(name, start=str(first), end=str(last))
     except (CalendarError, ValueError) as error:
         raise ConfigError(f"calendar {name}: no sessions from {first} to {last}: {error}") from None
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from features.calendar import Clock
 from features.rates import BOOT_METRIC
 from features.stage import Base, Stage
-from telemetry.errors import StoreError
+from telemetry.errors import InputError, StoreError
 from telemetry.types import Bool, Events, Float64, Int64, Nanos, Panel, SeriesKey, Snapshot, State
 from telemetry.watermark import NEVER, Crossings, Watermark
 
@@ -178,13 +178,18 @@ def _wider(values: Float64, width: int) -> Float64:
 
 
 def _uniform(events: Events) -> Events:
-    """Contiguous and read-only, whatever came: the kernels are compiled once."""
-    series, time, seen = (_fixed(a) for a in (events.series, events.time_ns, events.seen_ns))
-    return Events(events.keys, series, time, seen, _fixed(events.value))
+    """Checked, contiguous and read-only, whatever came: the kernels are compiled once and trust what they get."""
+    series, time, seen = (_fixed(a, np.int64) for a in (events.series, events.time_ns, events.seen_ns))
+    value = _fixed(events.value, np.int64 if events.value.dtype == np.int64 else np.float64)
+    if not len(series) == len(time) == len(seen) == len(value):
+        raise InputError(f"events: expected arrays of one length, got {[len(a) for a in (series, time, seen, value)]}")
+    if len(series) and int(series.view(np.uint64).max()) >= len(events.keys):
+        raise InputError(f"events: expected series from 0 to {len(events.keys) - 1}, got one beyond")
+    return Events(events.keys, series, time, seen, value)
 
 
-def _fixed(array: NDArray[Any]) -> NDArray[Any]:
-    view = np.ascontiguousarray(array).view()
+def _fixed(array: NDArray[Any], dtype: type[np.generic]) -> NDArray[Any]:
+    view = np.ascontiguousarray(array, dtype).view()
     view.flags.writeable = False
     return view
 
