@@ -1,0 +1,253 @@
+"""Lasting changes of a level: the shift head.
+
+The last 3 to 14 values are held against the segment since the last change: all of them must lie beyond half the way
+from its median to theirs. How likely one value is to do that is read off the channel's own last 150 deviations, so a
+series with spikes needs more values than a quiet one; k values in a row make k times the surprise of one. Fewer than
+ten values must also move by 5 % of the level, else a short excursion would count as a change. After a change the
+segment starts anew. No distribution is assumed; a spike alone never counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numba import njit
+
+from telemetry.errors import ConfigError, StoreError
+from telemetry.types import Float64, Int8, Panel, Scores, SeriesKey, State
+
+__all__ = ["BAR", "ShiftModel"]
+
+BAR = 9.0
+"""Surprise from which a change is a change, and the segment starts anew."""
+
+_VERSION = 1
+_RING = 128
+_DEVIATIONS = 150
+_REFERENCE = 80
+_LEAST = 6
+_HOLD = 10
+_SHORT = 10
+_RUNS = (3, 4, 5, 6, 8, 10, 12, 14)
+_SEEN, _START, _DEVS, _MID = range(4)
+_FIELDS = 4
+
+
+@njit(cache=True, nogil=True)
+def _gather(ring: Float64, first: int, last: int) -> Float64:
+    """Samples [first, last) of the ring, ascending."""
+    out = np.empty(last - first)
+    for j in range(first, last):
+        out[j - first] = ring[j % _RING]
+    out.sort()
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _middle(ordered: Float64) -> float:
+    n = len(ordered)
+    return ordered[n >> 1] if n & 1 else 0.5 * (ordered[(n >> 1) - 1] + ordered[n >> 1])
+
+
+@njit(cache=True, nogil=True)
+def _step(x: float, ring: Float64, devs: Float64, reg: Float64, bar: float, least: float, share: float) -> float:
+    """Surprise of a change ending at this value, signed by its direction; 0 if there is none."""
+    m = int(reg[_SEEN])
+    start = int(reg[_START])
+    ring[m % _RING] = x
+    m += 1
+    reg[_SEEN] = m
+    if m % 4 == 0 or m - start < 40:
+        first = max(start, m - 3 - _REFERENCE)
+        if m - 3 > first:
+            reg[_MID] = _middle(_gather(ring, first, m - 3))
+    known = min(int(reg[_DEVS]), _DEVIATIONS)
+    best = 0.0
+    run = 0
+    side = 1.0 if x > reg[_MID] else -1.0
+    for k in _RUNS:
+        r = min(m - k - start, _REFERENCE)
+        if r < _LEAST or known < 20:
+            break
+        while run < k and (ring[(m - 1 - run) % _RING] - reg[_MID]) * side > 0.0:
+            run += 1
+        if run < k:
+            break
+        level = _middle(_gather(ring, m - k - r, m - k))
+        last = _gather(ring, m - k, m)
+        move = _middle(last) - level
+        half = level + 0.5 * move
+        if move == 0.0 or (move > 0.0 and last[0] < half) or (move < 0.0 and last[-1] > half):
+            continue
+        reach = 0
+        for j in range(known):
+            if devs[j] > 0.5 * abs(move):
+                reach += 1
+        surprise = -k * np.log10((reach + 0.5) / (known + 1.0))
+        if surprise <= best:
+            continue
+        spread = 2.0 * _middle(np.sort(devs[:known]))
+        need = least + spread + 0.002 * abs(level)
+        if k < _SHORT:
+            need = max(need, share * abs(level))
+        if abs(move) < need:
+            continue
+        best = surprise
+        if best >= bar:
+            reg[_START] = start = m - k
+            reg[_MID] = _middle(last)
+            break
+    old = m - 1 - _HOLD
+    if old >= start:
+        near = _gather(ring, max(start, old - 40), old + _HOLD)
+        devs[int(reg[_DEVS]) % _DEVIATIONS] = abs(ring[old % _RING] - _middle(near))
+        reg[_DEVS] += 1.0
+    return best * side
+
+
+@njit(cache=True, nogil=True)
+def _advance(
+    values: Float64,
+    rings: Float64,
+    devs: Float64,
+    reg: Float64,
+    bar: float,
+    least: float,
+    share: float,
+    surprise: Float64,
+    side: Int8,
+    level: Float64,
+) -> None:
+    for c in range(values.shape[1]):
+        for w in range(values.shape[0]):
+            x = values[w, c]
+            if not np.isfinite(x):
+                continue
+            warm = reg[c, _DEVS] >= 20.0
+            if len(level) > 0:
+                level[w, c] = reg[c, _MID] if reg[c, _SEEN] > 3.0 else np.nan
+            s = _step(x, rings[c], devs[c], reg[c], bar, least, share)
+            if warm:
+                surprise[w, c] = abs(s)
+                side[w, c] = int(np.sign(s))
+
+
+class ShiftModel:
+    """Surprise of lasting level shifts (RTT changes, a new route, a slower path), one report each.
+
+    Parameters
+    ----------
+    bar : float
+        Surprise from which a change is reported and relearnt.
+    least : float
+        A change must move the median by at least this much, in the series' own unit, beside its spread.
+    share : float
+        Changes seen in fewer than ten values must move it by this share of the level.
+
+    Notes
+    -----
+    Between changes surprise is mostly 0: it is the head for changes only. About 3 kB a channel.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from telemetry.types import Panel, SeriesKey
+    >>> x = np.random.default_rng(0).normal(100.0, 0.5, (300, 1, 1)); x[200:] += 12.0
+    >>> key = SeriesKey("a", "rtt_ms")
+    >>> model = ShiftModel()
+    >>> model.align([key])
+    >>> scores = model.advance(Panel((key,), ("p50",), 10**9, np.arange(300) * 10**9, x))
+    >>> [int(i) for i in np.flatnonzero(scores.surprise[:, 0, 0] >= 9.0)]
+    [203]
+    """
+
+    def __init__(self, *, bar: float = BAR, least: float = 0.3, share: float = 0.05) -> None:
+        for name, value, low, high in (("bar", bar, 1.0, 100.0), ("least", least, 0.0, 1e300), ("share", share, 0, 10)):
+            if not low <= value <= high:
+                raise ConfigError(f"shift: {name} must be in [{low}, {high}], got {value}")
+        self._params = (float(bar), float(least), float(share))
+        self._keys: tuple[SeriesKey, ...] = ()
+        self._columns: tuple[str, ...] = ()
+        self._allocate(0)
+
+    def _allocate(self, channels: int) -> None:
+        self._rings = np.zeros((channels, _RING))
+        self._devs = np.zeros((channels, _DEVIATIONS))
+        self._reg = np.zeros((channels, _FIELDS))
+
+    def fit(self, history: Panel) -> None:
+        """Learn from history by passing over it once, as if it had been live."""
+        self.align(history.keys)
+        self.advance(history)
+
+    def align(self, keys: Sequence[SeriesKey]) -> None:
+        """Let the state follow the keys; new ones start cold, those that left are forgotten."""
+        new = tuple(keys)
+        if new == self._keys:
+            return
+        where = {k: i for i, k in enumerate(self._keys)}
+        old = (self._rings, self._devs, self._reg)
+        width = len(self._columns)
+        self._keys = new
+        self._allocate(len(new) * width)
+        for i, key in enumerate(new):
+            if width and key in where:
+                to, at = slice(i * width, (i + 1) * width), slice(where[key] * width, (where[key] + 1) * width)
+                self._rings[to], self._devs[to], self._reg[to] = old[0][at], old[1][at], old[2][at]
+
+    def advance(self, panel: Panel, *, explain: bool = False) -> Scores:
+        """Score then learn; see `Model.advance`.
+
+        Raises
+        ------
+        ConfigError
+            If the columns are not those that it learnt.
+        """
+        if not self._columns:
+            self._columns, self._keys = panel.channels, tuple(panel.keys)
+            self._allocate(len(self._keys) * len(self._columns))
+        elif panel.channels != self._columns:
+            raise ConfigError(f"shift: learnt columns {self._columns}, got {panel.channels}")
+        self.align(panel.keys)
+        values = panel.channel_values()
+        shape = values.shape
+        flat = values.reshape(shape[0], -1)
+        surprise = np.full(flat.shape, np.nan)
+        side = np.zeros(flat.shape, np.int8)
+        level = np.full(flat.shape if explain else (0, 0), np.nan)
+        _advance(flat, self._rings, self._devs, self._reg, *self._params, surprise, side, level)
+        expected = level.reshape(shape) if explain else None
+        return Scores(
+            panel.keys, self._columns, panel.end_ns, surprise.reshape(shape), side.reshape(shape), expected=expected
+        )
+
+    def snapshot(self) -> State:
+        """All memory as plain arrays, with the keys and columns that they belong to."""
+        return {
+            "version": np.array([_VERSION]),
+            "keys": np.array([str(k) for k in self._keys], dtype=np.str_),
+            "columns": np.array(self._columns, dtype=np.str_),
+            "rings": self._rings.copy(),
+            "devs": self._devs.copy(),
+            "reg": self._reg.copy(),
+        }
+
+    def restore(self, state: State) -> None:
+        """Continue exactly where `snapshot` was taken.
+
+        Raises
+        ------
+        StoreError
+            If the state is of another version or shape.
+        """
+        version = int(state["version"][0])
+        if version != _VERSION:
+            raise StoreError(f"shift: state of version {version}, expected {_VERSION}")
+        if state["reg"].ndim != 2 or state["reg"].shape[1] != _FIELDS:
+            raise StoreError(f"shift: registers of shape {state['reg'].shape}, expected (channels, {_FIELDS})")
+        self._keys = tuple(SeriesKey.parse(str(k)) for k in state["keys"])
+        self._columns = tuple(str(c) for c in state["columns"])
+        self._rings = np.array(state["rings"], np.float64)
+        self._devs = np.array(state["devs"], np.float64)
+        self._reg = np.array(state["reg"], np.float64)
