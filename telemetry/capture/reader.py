@@ -392,9 +392,10 @@ class Reader:
                 self._note(bad, what, self._base + found)
                 return True
             if self._eof:
-                if isinstance(container, Pcap) and container.holed and self._base <= bad:
+                zeros = isinstance(container, Pcap) and container.holed and not container.keep_zeros
+                if zeros and why == DAMAGE and self._base <= bad:
                     # nothing but zeros to the end: empty records, as tshark counts them
-                    container.keep_zeros = True
+                    container.keep_zeros = True  # type: ignore[attr-defined]
                     self._pos = bad - self._base
                     return True
                 self._pos = self._end

@@ -112,6 +112,8 @@ def test_zeros_to_the_end_are_empty_records() -> None:
     """As tshark counts them; a hole in the middle is damage."""
     got, stats = read(BLOBS["pcap"] + b"\0" * 160)
     assert (len(got), stats.damage_count) == (N + 10, 0)
+    got, stats = read(BLOBS["pcap"] + b"\0" * 167)  # once went round and round at the last seven
+    assert (len(got), stats.damage_count) == (N + 10, 1)
     half = len(BLOBS["pcap"]) // 2
     got, stats = read(BLOBS["pcap"][:half] + b"\0" * 1000 + BLOBS["pcap"][half:])
     assert {i for i, _ in got} >= set(range(half // 80 - 5))
