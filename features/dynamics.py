@@ -155,14 +155,14 @@ class Dynamics:
         self._of = [inputs.index(c) for c in of]
         names = params.names("columns", ("diff_1", "slope_5", "level_1m"))
         self._span = params.integer("span", 60, least=3)
-        self._step = params.duration("step", params.raw("window"))
+        self.step_ns = params.duration("step", params.raw("window"))
         self._look: list[tuple[str, int, int]] = []
         self._past: list[tuple[str, int, int]] = []  # name, windows in a block, blocks
         for name in names:
             past, look = _NAME_PAST.fullmatch(name), _NAME.fullmatch(name)
             if past is not None:
                 length = duration_ns(past[2], f"{params.where}: {name}")
-                windows = max(1, round(length / self._step))
+                windows = max(1, round(length / self.step_ns))
                 block = math.ceil(windows / _BLOCKS)
                 self._past.append((name, block, math.ceil(windows / block)))
             elif look is not None and look[1] in _LOOK:
@@ -198,7 +198,7 @@ class Dynamics:
         w, s, _ = values.shape
         k = len(self._of)
         x = np.ascontiguousarray(values[:, :, self._of]).reshape(w, s * k)
-        number = end_ns // self._step - 1
+        number = end_ns // self.step_ns - 1
         found: dict[str, Float64] = {}
         if self._look and w:
             self._gap(int(number[0]))
@@ -206,7 +206,7 @@ class Dynamics:
             out = np.full((w, s * k, len(self._look)), np.nan)
             codes = np.array([c for _, c, _ in self._look], np.int64)
             sizes = np.array([n for _, _, n in self._look], np.int64)
-            _look_back(whole, self._depth, codes, sizes, self._span, self._step * 1e-9, out)
+            _look_back(whole, self._depth, codes, sizes, self._span, self.step_ns * 1e-9, out)
             self._ring = whole[len(whole) - self._depth :].copy()
             self._next = int(number[-1]) + 1
             found = {name: out[:, :, i] for i, (name, _, _) in enumerate(self._look)}
