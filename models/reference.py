@@ -53,7 +53,9 @@ def _refit(ring, n, quantum, reg):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _advance(values, quantum, warmup, relearn, flag, refit, ring, spare, reg, surprise, side, expected, lo, hi):  # type: ignore[no-untyped-def]
+def _advance(
+    values, quantum, warmup, relearn, flag, refit, absent, seen, ring, spare, reg, surprise, side, expected, lo, hi
+):  # type: ignore[no-untyped-def]
     windows, channels = values.shape
     size = ring.shape[1]
     for c in range(channels):
@@ -64,6 +66,12 @@ def _advance(values, quantum, warmup, relearn, flag, refit, ring, spare, reg, su
             if np.isnan(x):
                 continue
             n = int(r[_N])
+            if n == 0 and seen + w >= warmup and not np.isnan(absent):
+                n = warmup  # it was not there because it had not happened yet
+                ring[c, :n] = absent
+                r[_N] = n
+                _refit(ring[c], n, q, r)
+                r[_DUE] = refit
             if n < warmup:
                 ring[c, n] = x
                 r[_N] = n + 1
@@ -148,6 +156,9 @@ class ReferenceModel:
         Surprise from which a window counts as part of an episode.
     refit : int
         Clean windows between two refits (a quarter of it while young).
+    absent : float, optional
+        What a series that appears later is taken to have been before (0 for errors that exist only once they happen);
+        by default it starts cold.
 
     Notes
     -----
@@ -156,7 +167,14 @@ class ReferenceModel:
     """
 
     def __init__(
-        self, *, warmup: int = 50, memory: int = 512, relearn: int = 600, flag: float = 1.5, refit: int = 16
+        self,
+        *,
+        warmup: int = 50,
+        memory: int = 512,
+        relearn: int = 600,
+        flag: float = 1.5,
+        refit: int = 16,
+        absent: float | None = None,
     ) -> None:
         for name, value, low, high in (
             ("warmup", warmup, 16, memory),
@@ -168,6 +186,8 @@ class ReferenceModel:
             if not low <= value <= high:
                 raise ConfigError(f"reference: {name} must be in [{low}, {high}], got {value}")
         self._params = (float(warmup), float(memory), float(relearn), float(flag), float(refit))
+        self._absent = float("nan") if absent is None else float(absent)
+        self._seen = 0
         self._keys: tuple[SeriesKey, ...] = ()
         self._columns: tuple[str, ...] = ()
         self._allocate(0)
@@ -211,9 +231,10 @@ class ReferenceModel:
         out = [np.full(flat.shape, np.nan) for _ in range(4)]
         side = np.zeros(flat.shape, np.int8)
         _advance(
-            flat, quantum, int(warmup), int(relearn), flag, int(refit), self._ring, self._spare, self._registers,
-            out[0], side, *out[1:],
+            flat, quantum, int(warmup), int(relearn), flag, int(refit), self._absent, self._seen,
+            self._ring, self._spare, self._registers, out[0], side, *out[1:],
         )  # fmt: skip
+        self._seen += shape[0]
         surprise, expected, lo, hi = (x.reshape(shape) for x in out)
         if not explain:
             return Scores(panel.keys, columns, panel.end_ns, surprise, side.reshape(shape))
@@ -222,6 +243,7 @@ class ReferenceModel:
     def snapshot(self) -> State:
         return {
             "params": np.array(self._params),
+            "seen": np.array(self._seen),
             "keys": np.array([str(k) for k in self._keys], dtype=np.str_),
             "columns": np.array(self._columns, dtype=np.str_),
             "ring": self._ring.copy(),
@@ -232,6 +254,7 @@ class ReferenceModel:
     def restore(self, state: State) -> None:
         if tuple(float(x) for x in state["params"]) != self._params:
             raise StoreError("reference model state: it is of other parameters")
+        self._seen = int(state["seen"])
         self._keys = tuple(SeriesKey.parse(str(k)) for k in state["keys"])
         self._columns = tuple(str(c) for c in state["columns"])
         self._ring = np.array(state["ring"], np.float64)

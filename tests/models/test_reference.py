@@ -96,6 +96,18 @@ def test_series_come_and_go_with_their_state() -> None:
     assert np.isfinite(model.advance(swapped).surprise).all()
 
 
+@pytest.mark.parametrize("cuts", [[], [150], [40, 160, 161, 170]])
+def test_an_error_that_appears_is_a_surprise_only_if_it_is_taken_to_have_been_none(cuts: list[int]) -> None:
+    x = np.full(200, np.nan)
+    x[160:170] = 1.0
+    check_model(lambda: ReferenceModel(absent=0.0), panel(np.stack([x, np.zeros(200)], 1)), cuts or [1])
+    assert surprise(x, absent=0.0)[160] > 1.5
+    assert np.isnan(surprise(x)[160:]).all()
+    early = np.full(200, np.nan)
+    early[10:] = 1.0
+    assert not (surprise(early, absent=0.0) > 0).any(), "what is there from the start is not new"
+
+
 def test_mistakes_are_said() -> None:
     with pytest.raises(ConfigError, match="warmup"):
         ReferenceModel(warmup=3)
