@@ -14,7 +14,7 @@ __all__ = ["command"]
     "--threads", type=click.IntRange(1, 2), default=2, show_default=True, help="2 also encodes while decoding."
 )
 @click.option("--hw/--no-hw", "hardware", default=True, help="Look for hardware timestamps (default: yes).")
-@click.option("--stamps", help="A stamp format that cannot be recognised by itself: cpacket, vss or ixia.")
+@click.option("--stamps", help="A stamp format that cannot be recognised by itself: cpacket, vss or vss2.")
 @click.option(
     "--follow",
     type=float,
@@ -45,12 +45,15 @@ def command(
       tailwatch packets ring.pcap0 ring.pcap1 ring.pcap2.gz -o day.parquet --json
       tcpdump -i eth0 -w - --time-stamp-precision=nano | tailwatch packets - -o live.parquet
     """
+    import os
     import sys
 
     from pipelines.packets import convert
     from pipelines.ui import counter
 
-    with counter("decoding", "bytes") as tell:
+    regular = [name for name in files if os.path.isfile(name)]
+    total = sum(map(os.path.getsize, regular)) if len(regular) == len(files) and follow is None else None
+    with counter("decoding", "bytes", total) as tell:
         stats = convert(
             files,
             out,

@@ -103,6 +103,19 @@ def first_layer(data: U8s, link: int, o: int, end: int) -> tuple[int, int, int]:
     elif link == 104:  # Cisco HDLC
         if o + 4 <= end:
             return TYPE, o + 4, be16(data, o + 2)
+    elif link == 197:  # ERF
+        if o + 16 <= end:
+            kind = data[uint64(o + 8)]
+            o += 16
+            more = kind & 0x80 != 0
+            while more and o + 8 <= end:
+                more = data[uint64(o)] & 0x80 != 0
+                o += 8
+            kind &= 0x7F
+            if kind == 2 or kind == 11 or kind == 16 or kind == 20:
+                return ETHER, o + 2, -1
+            if kind == 22 or kind == 23:
+                return GUESS, o, -1
     elif link == 51 and o + 6 <= end:  # PPPoE
         return TYPE, o, 0x8864
     return STOP, o, -1

@@ -9,8 +9,9 @@ from typing import Any
 
 from telemetry.capture.columns import NULL, TUNNELS, Arena, Packets
 from telemetry.capture.open import CaptureInput, open_stream
-from telemetry.capture.reader import CaptureStats, Damage, Reader
+from telemetry.capture.reader import Reader
 from telemetry.capture.stamps import Stamper
+from telemetry.capture.stats import CaptureStats, Damage
 
 __all__ = ["NULL", "TUNNELS", "CaptureInput", "CaptureStats", "Damage", "Packets", "first_time", "read_packets"]
 

@@ -63,6 +63,22 @@ def _ticks_to_ns(high: int, low: int, table: I64s, i: int) -> int:
 
 
 @njit(cache=True, nogil=True)
+def _drop_count(data: U8s, at: int, stop: int, big: bool) -> int:
+    """The drop count among the options of an enhanced packet block in ``data[at:stop]``."""
+    while at + 12 <= stop:
+        word = u32(data, at, big)
+        code = word >> 16 if big else word & 0xFFFF
+        size = int64(word & 0xFFFF if big else word >> 16)
+        if code == 0:
+            break
+        if code == 4 and size == 8:
+            low = u32(data, at + 8, big) if big else u32(data, at + 4, big)
+            return int64(low)  # 32 bits of it: nobody lost more between two packets
+        at += 4 + ((size + 3) & ~3)
+    return 0
+
+
+@njit(cache=True, nogil=True)
 def _walk_pcapng(
     data: U8s, pos: int, end: int, row: int, rows: int, i64: I64s, i32: I32s, big: bool, table: I64s, interfaces: int
 ) -> tuple[int, int, int, int]:
@@ -109,6 +125,8 @@ def _walk_pcapng(
                 why = 2
                 break
             drops += lost
+            if kind == _EPB and size > 32 + cap + 3:
+                drops += _drop_count(data, pos + 28 + ((cap + 3) & ~3), pos + padded - 4, big)
             i64[TIME, row] = _ticks_to_ns(u32(data, pos + 12, big), u32(data, pos + 16, big), table, iface)
             i64[FRAME, row] = pos + 28
             i32[CAP, row] = cap

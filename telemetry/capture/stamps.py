@@ -280,16 +280,18 @@ class Stamper:
         self._kind = CONFIGURED[configured] if configured else 0
         self._fcs = -1
         self._keyframes = Keyframes()
+        self._ethertype = False
 
     @property
     def format(self) -> str:
         """The format found ("" while there is none)."""
-        return _NAMES.get(self._kind, "") or self._keyframes.format
+        return _NAMES.get(self._kind, "") or self._keyframes.format or ("arista7280" if self._ethertype else "")
 
     def apply(self, arena: Arena, data: U8s, n: int) -> int:
         """Fill in the hardware columns of rows [0, n); returns how many stamps there are."""
         a = arena
         count = int(np.count_nonzero(a.i64[HW_TIME, :n] != NULL)) if a.dirty & HAS_HW else 0
+        self._ethertype |= count > 0
         if self._keyframes.format or a.dirty & HAS_KEYFRAME:
             found = self._keyframes.apply(a, data, n)
             if found:
