@@ -150,6 +150,7 @@ class Windows:
         self._sid = np.zeros(1 << 16, np.int32)
         self._value = np.zeros(1 << 16, np.int64)
         self._ms = np.zeros((len(often), 3), np.int64)
+        self._ms[:, 0] = _NULL
 
     def push(self, rows: Int64, ids: int) -> tuple[Int64, Int64, Int64]:
         """Take rows (kind, id, time, value, ...), ids below `ids`.
