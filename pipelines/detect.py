@@ -1,0 +1,280 @@
+"""``tailwatch detect``: anomalies in anyone's series, row by row, strictly causal."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from pipelines.series_files import SUFFIXES, Table, read_table
+from telemetry.errors import ConfigError, InputError, NoDataError, StoreError, TailwatchError
+from telemetry.types import Bool, Float64, Panel, SeriesKey
+
+__all__ = ["Budget", "Scored", "detect_files", "find_inputs", "parse_budget", "score_table"]
+
+Purpose = Literal["events", "shifts", "all"]
+SHIFT_NOTE = 0.3
+"""Score of a level change that is not itself an event: told, far below the alert's 0.5."""
+_PER_DAY = {"hour": 24.0, "day": 1.0, "week": 1.0 / 7.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """False alerts that the user accepts: in 1,000 rows, or in a day."""
+
+    per_1000: float = 0.5
+    per_day: float | None = None
+
+
+def parse_budget(text: str) -> Budget:
+    """Read ``N/1000rows``, ``N/hour``, ``N/day`` or ``N/week``.
+
+    Raises
+    ------
+    ConfigError
+    """
+    number, slash, unit = text.strip().partition("/")
+    try:
+        amount = float(number)
+    except ValueError:
+        amount = 0.0
+    if not slash or not 0 < amount < float("inf") or unit not in ("1000rows", *_PER_DAY):
+        raise ConfigError(f"budget: expected N/1000rows, N/hour, N/day or N/week with N above 0, got {text!r}")
+    if unit == "1000rows":
+        return Budget(per_1000=amount)
+    return Budget(per_day=amount * _PER_DAY[unit])
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Per (row, column) of a table; one column with joint scoring, and then `contributors` per row."""
+
+    surprise: Float64
+    score: Float64
+    alert: Bool
+    contributors: Sequence[str] | None = None
+
+
+def _panel(table: Table) -> Panel:
+    keys = tuple(SeriesKey("", f"v{i}") for i in range(table.values.shape[1]))
+    return Panel(keys, ("value",), 1, table.time_ns, np.ascontiguousarray(table.values[:, :, None]))
+
+
+def score_table(table: Table, *, purpose: Purpose = "all", budget: Budget | None = None, joint: bool = False) -> Scored:
+    """Score each row by the rows before it.
+
+    Parameters
+    ----------
+    table : Table
+    purpose : "events", "shifts" or "all"
+    budget : Budget, optional
+    joint : bool
+        One surprise over all columns, with the columns that contribute most.
+    """
+    from detectors.policy import ALERT
+    from detectors.policy_rows import RowsPolicy
+
+    budget = budget or Budget()
+    panel = _panel(table)
+    if joint:
+        return _score_joint(table, panel, budget)
+    surprise = np.full(table.values.shape, np.nan)
+    score = np.zeros(table.values.shape)
+    alert = np.zeros(table.values.shape, np.bool_)
+    if purpose != "shifts":
+        from models.ensemble import FullModel
+
+        model = FullModel(clock=table.timed)
+        model.align(panel.keys)
+        found = model.advance(panel).surprise
+        policy = RowsPolicy(budget.per_1000, budget.per_day)
+        policy.align(panel.keys, panel.channels)
+        decision = policy.decide(panel.end_ns, panel.window_ns, found)
+        surprise, score = found[:, :, 0], decision.score[:, :, 0]
+        alert = decision.grade[:, :, 0] == ALERT
+    if purpose != "events":
+        from models.shift import BAR, ShiftModel
+
+        shift = ShiftModel()
+        shift.align(panel.keys)
+        moved = shift.advance(panel).surprise[:, :, 0]
+        told = moved >= BAR
+        if purpose == "shifts":
+            surprise = moved
+            score = np.where(told, moved / (moved + BAR), 0.0)
+            alert = told
+        else:
+            surprise = np.where(told, np.fmax(surprise, moved), surprise)
+            score = np.where(told, np.maximum(score, SHIFT_NOTE), score)
+    return Scored(surprise, score, alert)
+
+
+def _score_joint(table: Table, panel: Panel, budget: Budget) -> Scored:
+    from detectors.policy import ALERT
+    from detectors.policy_rows import RowsPolicy
+    from models.joint import JointModel
+
+    model = JointModel()
+    model.align(panel.keys)
+    scores = model.advance(panel)
+    surprise = scores.surprise[:, :1, :]
+    policy = RowsPolicy(budget.per_1000, budget.per_day)
+    policy.align(panel.keys[:1], panel.channels)
+    decision = policy.decide(panel.end_ns, panel.window_ns, surprise)
+    parts = scores.parts[:, :, 0] if scores.parts is not None else np.zeros(table.values.shape)
+    who = []
+    for row, s in zip(parts, surprise[:, 0, 0], strict=True):
+        if not s > 0.0:
+            who.append("")
+            continue
+        order = np.argsort(-np.nan_to_num(row), kind="stable")[:3]
+        who.append(" ".join(f"{table.names[i]}:{row[i]:.2f}" for i in order if row[i] > 0.0))
+    return Scored(surprise[:, :, 0], decision.score[:, :, 0], decision.grade[:, :, 0] == ALERT, who)
+
+
+def _columns(table: Table, scored: Scored) -> list[tuple[str, Sequence[str]]]:
+    """Output columns as text."""
+    out: list[tuple[str, Sequence[str]]] = [("timestamp", table.time)]
+    out += list(zip(table.names, table.text, strict=True))
+    plain = scored.contributors is not None or len(table.names) == 1
+    for i in range(scored.surprise.shape[1]):
+        tail = "" if plain else f":{table.names[i]}"
+        out.append((f"surprise{tail}", ["" if np.isnan(v) else f"{v:.4f}" for v in scored.surprise[:, i]]))
+        out.append((f"anomaly_score{tail}", [f"{v:.6f}" if v else "0" for v in scored.score[:, i]]))
+        out.append((f"alert{tail}", ["1" if v else "0" for v in scored.alert[:, i]]))
+    if scored.contributors is not None:
+        out.append(("contributors", scored.contributors))
+    return out
+
+
+def _write(path: Path, table: Table, scored: Scored) -> None:
+    """Write beside the target, then rename: an interrupted run leaves no half file."""
+    columns = _columns(table, scored)
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.name.endswith((".parquet", ".pq")):
+            _write_parquet(part, table, scored, columns)
+        elif path.name.endswith(".gz"):
+            import gzip
+
+            with gzip.open(part, "wt", newline="", encoding="utf-8") as file:
+                _rows(file, path, columns)
+        else:
+            with open(part, "w", newline="", encoding="utf-8") as file:
+                _rows(file, path, columns)
+        os.replace(part, path)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _rows(file: object, path: Path, columns: list[tuple[str, Sequence[str]]]) -> None:
+    writer = csv.writer(file, delimiter="\t" if ".tsv" in path.name else ",", lineterminator="\n")  # type: ignore[arg-type]
+    writer.writerow([name for name, _ in columns])
+    writer.writerows(zip(*(cells for _, cells in columns), strict=True))
+
+
+def _write_parquet(path: Path, table: Table, scored: Scored, columns: list[tuple[str, Sequence[str]]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    arrays = []
+    at = 1 + len(table.names)
+    for i, (name, cells) in enumerate(columns):
+        if i == 0:
+            arrays.append(pa.array(table.time_ns, pa.timestamp("ns")) if table.timed else pa.array(list(cells)))
+        elif i < at:
+            arrays.append(pa.array(table.values[:, i - 1], from_pandas=True))
+        elif name == "contributors":
+            arrays.append(pa.array(list(cells)))
+        else:
+            c, kind = divmod(i - at, 3)
+            source = (scored.surprise, scored.score, scored.alert)[kind][:, c]
+            arrays.append(pa.array(source.astype(np.int8)) if kind == 2 else pa.array(source, from_pandas=True))
+    pq.write_table(pa.table(arrays, names=[name for name, _ in columns]), path)
+
+
+def find_inputs(inputs: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
+    """Pairs of (file, where its result goes): a file to OUT/name, a directory's tree mirrored below OUT.
+
+    Raises
+    ------
+    InputError
+        If two inputs would be written to one place.
+    """
+    pairs: list[tuple[Path, Path]] = []
+    inside = out.resolve()
+    for given in inputs:
+        if given.is_dir():
+            for path in sorted(p for p in given.rglob("*") if p.is_file() and p.name.lower().endswith(SUFFIXES)):
+                if inside != given.resolve() and inside in path.resolve().parents:
+                    continue
+                pairs.append((path, out / path.relative_to(given)))
+        else:
+            pairs.append((given, out / given.name))
+    targets: dict[Path, Path] = {}
+    for source, target in pairs:
+        if target in targets:
+            raise InputError(f"{source} and {targets[target]} would both be written to {target}")
+        if target.resolve() == source.resolve():
+            raise InputError(f"{source}: --out would overwrite the input; choose another folder")
+        targets[target] = source
+    return pairs
+
+
+def detect_files(
+    inputs: Sequence[Path],
+    out: Path,
+    *,
+    time: str | None = None,
+    values: Sequence[str] = (),
+    joint: bool = False,
+    purpose: Purpose = "all",
+    budget: Budget | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+    warn: Callable[[str], None] = lambda _: None,
+) -> tuple[int, int]:
+    """Score files; returns how many were written and how many could not be read.
+
+    All good files are written before the bad ones are reported by `warn`.
+
+    Raises
+    ------
+    NoDataError
+        If there is no file to read.
+    StoreError
+        If `out` cannot be written.
+    """
+    pairs = find_inputs(inputs, out)
+    if not pairs:
+        raise NoDataError(f"no CSV or Parquet files in {', '.join(map(str, inputs))}")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{out}: cannot be written: {error.strerror or error}") from None
+    bad: list[str] = []
+    written = 0
+    for source, target in pairs:
+        try:
+            table = read_table(source, time=time, values=values)
+        except TailwatchError as error:
+            bad.append(str(error))
+            continue
+        if not table.timed:
+            warn(f"{source}: no time column; rows are counted instead")
+        elif table.backward:
+            warn(f"{source}: {table.backward} rows with a repeated or backward time, scored in row order")
+        scored = score_table(table, purpose=purpose, budget=budget, joint=joint)
+        _write(target, table, scored)
+        written += 1
+        tell(f"{target}: {len(table.time)} rows, {int(scored.alert.sum())} alerts")
+    for line in bad:
+        warn(line)
+    return written, len(bad)
