@@ -10,13 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
 from telemetry.host.config import ConfigWatch
 from telemetry.host.processes import ProcessWatch
 from telemetry.host.tier import Tier
 from telemetry.procfs import namespace_set, online_cpus, standard_set
-from telemetry.types import Events, Nanos, SeriesKey
+from telemetry.types import Events, Int64, Nanos, SeriesKey
 
 __all__ = ["Follower", "Harvester"]
 
@@ -29,6 +27,27 @@ class Follower(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class _Own:
+    """The sampler's lateness and cost since the last sample: a late sampler lowers confidence."""
+
+    name = "sampler"
+
+    def __init__(self, host: str) -> None:
+        self.late_ns = self.cost_ns = 0
+        self._keys = [SeriesKey.of(host, name) for name in ("sampler_late_ns", "sampler_cost_ns")]
+
+    def discover(self) -> Sequence[SeriesKey]:
+        return self._keys
+
+    def read(self, out: Int64) -> bool:
+        out[0], out[1] = self.late_ns, self.cost_ns
+        self.late_ns = self.cost_ns = 0
+        return True
+
+    def close(self) -> None:
+        return
 
 
 class Harvester:
@@ -85,17 +104,12 @@ class Harvester:
         own = namespace_set(self.root, host, "proc/net", devices=True)
         fast = [*whole.fast, *own.fast]
         self._fast = Tier(fast if self.fast_hz > hz else [])
-        self._base = Tier([*([] if self.fast_hz > hz else fast), *whole.base, *own.base])
+        self._own = _Own(host)
+        self._base = Tier([self._own, *([] if self.fast_hz > hz else fast), *whole.base, *own.base])
         self._slow = Tier([*whole.slow, *own.slow])
         self._watch = ProcessWatch(self.root, host, processes, namespaces=namespaces)
         self._config = ConfigWatch(self.root, host, boot_id)
-        self._own = (
-            tuple(SeriesKey.of(host, name) for name in ("sampler_late_ns", "sampler_cost_ns")),
-            np.arange(2),
-        )
-        self._own[1].flags.writeable = False
         self._followers = list(followers)
-        self._cost = self._late = 0
         self._look()
 
     @property
@@ -124,7 +138,7 @@ class Harvester:
 
     def late(self, late_ns: Nanos) -> None:
         """Say how late the coming sample is; it becomes the series ``sampler_late_ns``."""
-        self._late = max(self._late, late_ns)
+        self._own.late_ns = max(self._own.late_ns, late_ns)
 
     def sample(self) -> list[Events]:
         """Read whatever is due at this tick."""
@@ -136,10 +150,6 @@ class Harvester:
             out.append(self._fast.sample())
         if tick % self._base_every == 0:
             out.append(self._base.sample())
-            now = time.time_ns()
-            both = np.full(2, now, np.int64)
-            out.append(Events(*self._own, both, both, np.array([self._late, self._cost], np.int64)))
-            self._late = self._cost = 0
             for follower in self._followers:
                 out.extend(follower.poll())
         if tick % self._slow_every == 0:
@@ -147,7 +157,7 @@ class Harvester:
             out.append(self._config.look())
         if tick and tick % self._look_every == 0:
             self._look()
-        self._cost += time.thread_time_ns() - start
+        self._own.cost_ns += time.thread_time_ns() - start
         return [b for b in out if len(b)]
 
     def close(self) -> None:

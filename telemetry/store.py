@@ -122,8 +122,6 @@ class Store:
         """
         if not len(events):
             return
-        if (events.seen_ns[1:] < events.seen_ns[:-1]).any():
-            events = events[np.argsort(events.seen_ns, kind="stable")]
         with self._lock:
             self._append(events)
 
@@ -134,7 +132,13 @@ class Store:
         if self._fd < 0 and not self._start():
             self.dropped += len(events)
             return
-        frames = self._encoder.encode(events)
+        frame = self._encoder.same_again(events)
+        if frame is not None:
+            frames = [frame]
+        else:
+            if (events.seen_ns[1:] < events.seen_ns[:-1]).any():
+                events = events[np.argsort(events.seen_ns, kind="stable")]
+            frames = self._encoder.encode(events)
         self._buffer += frames
         self._buffered_bytes += sum(map(len, frames))
         self._buffered_rows += len(events)

@@ -24,7 +24,7 @@ __all__ = ["command"]
     "--process",
     "processes",
     multiple=True,
-    help="Watch the threads of processes of this name (regular expression), or cgroup:PATH. Repeatable.",
+    help="Watch the threads of processes of this name (regular expression), cgroup:PATH or pid:N. Repeatable.",
 )
 @click.option("--namespaces/--no-namespaces", default=True, show_default=True, help="Watch all network namespaces.")
 @click.option("--keep-days", type=click.FloatRange(min=0), help="Remove what is older.  [default: 7]")

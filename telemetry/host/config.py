@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from telemetry.host.batch import Digests
 from telemetry.procfs import cpu_list, mask_of
 from telemetry.types import Events, SeriesKey
 
@@ -66,6 +67,7 @@ _TEXTS = {
 }
 _PER_DEVICE = ("mtu", "operstate", "speed", "duplex", "tx_queue_len", "gro_flush_timeout", "napi_defer_hard_irqs")
 _LONGEST = 200
+_SELDOM = 5
 
 
 class ConfigWatch:
@@ -80,9 +82,12 @@ class ConfigWatch:
     def __init__(self, root: Path, host: str, boot_id: str = "") -> None:
         self._root, self._host = root, host
         self._fds: dict[str, int] = {}
-        self._last: dict[str, str] = {}
+        self._last: dict[str, bytes] = {}
         self._irqs: dict[str, tuple[int, int]] = {}
         self._looks = 0
+        self._often: list[str] = []
+        self._seldom: list[str] = []
+        self._often_digests = self._seldom_digests = Digests([])
         self._expected_boot = boot_id
         self.boot_id = self._text("proc/sys/kernel/random/boot_id") or ""
 
@@ -98,14 +103,25 @@ class ConfigWatch:
             if self._expected_boot and boot != self._expected_boot:
                 found.append((SeriesKey.of(self._host, "boot_id_changed"), 1))
             self._expected_boot = boot
-        for path in list(self._fds):
-            text = self._read(path)
-            if text is None:
+        last, gone = self._last, []
+        changed = [self._often[i] for i in self._often_digests.changed()]
+        if self._looks % _SELDOM == 1:
+            changed += [self._seldom[i] for i in self._seldom_digests.changed()]
+        for path in changed:
+            try:
+                raw = os.pread(self._fds[path], 4096, 0)
+            except OSError:
+                gone.append(path)
                 continue
-            old = self._last.get(path)
-            if text != old:
-                self._last[path] = text
-                found += self._changed(path, old, text)
+            old = last.get(path)
+            if raw != old:
+                last[path] = raw
+                found += self._changed(path, None if old is None else _decoded(old), _decoded(raw))
+        for path in gone:
+            os.close(self._fds.pop(path))
+            last.pop(path, None)
+        if gone:
+            self._watch_opened()
         now = time.time_ns()
         stamp = np.full(len(found), now, np.int64)
         values = np.array([v for _, v in found], np.int64)
@@ -123,6 +139,8 @@ class ConfigWatch:
             if irq.isdigit():
                 wanted += [f"proc/irq/{irq}/smp_affinity_list", f"proc/irq/{irq}/effective_affinity_list"]
         for device in self._names("sys/class/net"):
+            if device == "lo":
+                continue
             wanted += [f"sys/class/net/{device}/{n}" for n in _PER_DEVICE]
         for path in wanted:
             if path not in self._fds:
@@ -130,6 +148,15 @@ class ConfigWatch:
                     self._fds[path] = os.open(self._root / path, os.O_RDONLY | os.O_CLOEXEC)
                 except OSError:
                     continue  # not of this kernel, or not for us: the doctor says which
+        if len(self._fds) != len(self._often) + len(self._seldom):
+            self._watch_opened()
+
+    def _watch_opened(self) -> None:
+        """Affinities and devices are moved by daemons: each look. The rest is set by people: each fifth."""
+        self._often = [p for p in self._fds if p.startswith(("proc/irq/", "sys/class/net/"))]
+        self._seldom = [p for p in self._fds if p not in set(self._often)]
+        self._often_digests = Digests([self._fds[p] for p in self._often])
+        self._seldom_digests = Digests([self._fds[p] for p in self._seldom])
 
     def _changed(self, path: str, old: str | None, text: str) -> list[tuple[SeriesKey, int]]:
         parts = path.split("/")
@@ -153,13 +180,6 @@ class ConfigWatch:
             out.insert(0, (SeriesKey.of(self._host, "config_info", name=name, value=old[:_LONGEST] or "none"), 0))
         return out
 
-    def _read(self, path: str) -> str | None:
-        try:
-            return os.pread(self._fds[path], 4096, 0).decode("utf-8", "replace").strip()
-        except OSError:
-            os.close(self._fds.pop(path))
-            return None
-
     def _text(self, path: str) -> str | None:
         try:
             return (self._root / path).read_text(errors="replace").strip()
@@ -171,6 +191,10 @@ class ConfigWatch:
             return sorted(os.listdir(self._root / folder))
         except OSError:
             return []
+
+
+def _decoded(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace").strip()
 
 
 def _fit(text: str) -> int:

@@ -23,7 +23,7 @@ class ProcessWatch:
     ----------
     patterns : sequence of str
         Regular expressions of ``comm`` or of the first two words' base names of the command line (so that
-        ``strat.py`` of an interpreter is found too); or ``cgroup:PATH``, a part of the process's cgroup path.
+        ``strat.py`` of an interpreter is found too); or ``cgroup:PATH``, a part of its cgroup path; or ``pid:N``.
 
     Raises
     ------
@@ -34,10 +34,12 @@ class ProcessWatch:
     def __init__(self, root: Path, host: str, patterns: Sequence[str], *, namespaces: bool) -> None:
         self._root, self._host = root, host
         self._cgroups = [p[7:] for p in patterns if p.startswith("cgroup:")]
+        self._pids = {p[4:] for p in patterns if p.startswith("pid:")}
         try:
-            self._names = [re.compile(p) for p in patterns if not p.startswith("cgroup:")]
+            self._names = [re.compile(p) for p in patterns if not p.startswith(("cgroup:", "pid:"))]
         except re.error as error:
             raise ConfigError(f"process pattern {error.pattern!r}: not a regular expression: {error}") from None
+        self._any = bool(patterns)
         self._namespaces = namespaces
         self._looks = 0
         self._seen: set[int] = set()
@@ -54,7 +56,7 @@ class ProcessWatch:
     def look(self) -> tuple[Set, Set]:
         """Return the sources that came and that went since the last look."""
         came, gone = Set([], [], []), Set([], [], [])
-        if (self._names or self._cgroups or self._namespaces) and self._looks % _SCAN_EVERY == 0:
+        if (self._any or self._namespaces) and self._looks % _SCAN_EVERY == 0:
             self._scan(came, gone)
         self._looks += 1
         for times, states in self._watched.values():
@@ -118,9 +120,11 @@ class ProcessWatch:
 
     def _wanted(self, pid: int) -> str | None:
         """The name of a process that is to be watched, or None."""
-        if not self._names and not self._cgroups:
+        if not self._any:
             return None
         comm = _text(self._root / "proc" / str(pid) / "comm").strip()
+        if str(pid) in self._pids:
+            return comm
         if self._names and any(p.fullmatch(n) for p in self._names for n in self._names_of(pid, comm)):
             return comm
         if self._cgroups:

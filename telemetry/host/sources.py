@@ -60,54 +60,55 @@ class TextFile:
         self.malformed = 0
         self._host = host
         self._parser = parser
-        self._hexa = hexa
-        self._fd = -1
-        self._reads = 1
+        self.hexa = hexa
+        self.fd = -1
+        self.reads = 1
+        self.size = 0
         self._buffer = bytearray(16_384)
         self._view = memoryview(self._buffer)
         self._bytes = np.frombuffer(self._buffer, np.uint8)
         self._numbers = np.empty(0, np.int64)
-        self._pick = self._scale = np.empty(0, np.int64)
-        self._expected = (-1, 0)
+        self.pick = self.scale = np.empty(0, np.int64)
+        self.expected = (-1, 0)
 
     def discover(self) -> Sequence[SeriesKey]:
-        if self._fd < 0:
-            self._fd = os.open(self.name, os.O_RDONLY | os.O_CLOEXEC)
-        size = self._fill(1 << 30)
+        if self.fd < 0:
+            self.fd = os.open(self.name, os.O_RDONLY | os.O_CLOEXEC)
+        size = self.size = self._fill(1 << 30)
         text = bytes(self._view[:size])
-        fields: list[Field] = self._parser(lines(text, hexa=self._hexa))
+        fields: list[Field] = self._parser(lines(text, hexa=self.hexa))
         self._numbers = np.zeros(size // 2 + 2, np.int64)
-        self._pick = np.array([f.number for f in fields], np.int64)
-        self._scale = np.array([f.scale for f in fields], np.int64)
+        self.pick = np.array([f.number for f in fields], np.int64)
+        self.scale = np.array([f.scale for f in fields], np.int64)
         out = np.empty(len(fields), np.int64)
-        self._expected = scan_fields(self._bytes, size, self._hexa, self._numbers, self._pick, self._scale, out)
+        self.expected = scan_fields(self._bytes, size, self.hexa, self._numbers, self.pick, self.scale, out)
         return [SeriesKey(self._host, f.metric, f.labels) for f in fields]
 
     def read(self, out: Int64) -> bool:
-        for reads in (self._reads, 1 << 30):
-            size = self._fill(reads)
-            found = scan_fields(self._bytes, size, self._hexa, self._numbers, self._pick, self._scale, out)
-            if found == self._expected:
+        for reads in (self.reads, 1 << 30):
+            size = self.size = self._fill(reads)
+            found = scan_fields(self._bytes, size, self.hexa, self._numbers, self.pick, self.scale, out)
+            if found == self.expected:
                 return True
         return False
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
     def _fill(self, reads: int) -> int:
         """Read the file from its start; with `reads` as many times as it took to get all of it the last time."""
         size = done = 0
         while done < reads:
-            got = os.preadv(self._fd, (self._view[size:],), size)
+            got = os.preadv(self.fd, (self._view[size:],), size)
             if got == 0:
                 break
             done += 1
             size += got
             if size == len(self._buffer):
                 self._grow()
-        self._reads = done
+        self.reads = done
         return size
 
     def _grow(self) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from telemetry.errors import InputError
-from telemetry.host.sources import HostSource
+from telemetry.host.batch import Batch
+from telemetry.host.sources import HostSource, TextFile
 from telemetry.types import Events, Int64, Nanos, SeriesKey
 
 __all__ = ["Tier"]
@@ -34,6 +35,7 @@ class Tier:
         self._plan: list[tuple[HostSource, int, int]] = []
         self._counts = np.empty(0, np.int64)
         self._stale = False
+        self._batch = Batch([])
         self.missing: dict[str, str] = {}
         """Why a source is not there, in one line, by its name."""
         self.rediscovered = 0
@@ -74,23 +76,30 @@ class Tier:
             self._lay_out()
         values = np.empty(len(self.series), np.int64)
         stamps = np.empty(len(self._plan) + 1, np.int64)
-        clock = time.time_ns
-        stamps[0] = clock()
+        batched = len(self._batch.files)
+        before, bad = self._batch.read(values)
+        stamps[: batched + 1] = before
         failed = []
-        for i, (source, lo, hi) in enumerate(self._plan):
-            try:
-                same = source.read(values[lo:hi])
-            except (OSError, InputError) as error:
-                self._drop(source)
-                self.missing[source.name] = _why(error)
-                same = False
-            if not same:
+        if bad.any():
+            self._stale = True  # one may have outgrown its place
+            failed = [i for i in np.flatnonzero(bad).tolist() if not self._read(i, values)]
+        for i in range(batched, len(self._plan)):
+            if not self._read(i, values):
                 failed.append(i)
-            stamps[i + 1] = clock()
+            stamps[i + 1] = time.time_ns()
         middle = stamps[:-1] + np.diff(stamps) // 2
         if failed:
             return self._anew(values, middle, failed)
-        return self._events(self._keys, self.series, np.repeat(middle, self._counts), values, int(stamps[-1]))
+        return self._events(self._keys, self.series, np.repeat(middle, self._counts), values, time.time_ns())
+
+    def _read(self, i: int, values: Int64) -> bool:
+        source, lo, hi = self._plan[i]
+        try:
+            return source.read(values[lo:hi])
+        except (OSError, InputError) as error:
+            self._drop(source)
+            self.missing[source.name] = _why(error)
+            return False
 
     def close(self) -> None:
         for source in self._sources:
@@ -140,9 +149,8 @@ class Tier:
             self._drop(source)
             self.missing[source.name] = _why(error)
             return False
-        if self._fields.get(id(source)) != keys:
-            self._fields[id(source)] = keys
-            self._stale = True
+        self._fields[id(source)] = keys
+        self._stale = True
         self.missing.pop(source.name, None)
         return True
 
@@ -152,14 +160,16 @@ class Tier:
             self._stale = True
 
     def _lay_out(self) -> None:
+        known = [s for s in self._sources if self._fields.get(id(s))]
+        files = [s for s in known if isinstance(s, TextFile)]
         self._plan, at = [], 0
         keys: list[SeriesKey] = []
-        for source in self._sources:
-            names = self._fields.get(id(source))
-            if names:
-                self._plan.append((source, at, at + len(names)))
-                keys.extend(names)
-                at += len(names)
+        for source in [*files, *(s for s in known if not isinstance(s, TextFile))]:
+            names = self._fields[id(source)]
+            self._plan.append((source, at, at + len(names)))
+            keys.extend(names)
+            at += len(names)
+        self._batch = Batch(files)
         self._keys = tuple(keys)
         self.series = np.arange(at)
         self.series.flags.writeable = False

@@ -22,7 +22,7 @@ from telemetry.types import Float64, Int64, Nanos, SeriesKey
 
 __all__ = ["ROW_GROUP", "Columns", "FileWriter", "KeyTable", "read_file", "read_keys"]
 
-ROW_GROUP = 1 << 18
+ROW_GROUP = 1 << 17
 
 
 class Columns:

@@ -452,3 +452,28 @@ def test_memory_of_reading_is_bounded(tmp_path: Path) -> None:
     assert sum(sizes) == 2_000_000
     assert max(sizes) <= 1 << 19
     assert time.process_time() - start < 20
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_the_compiled_step_writes_the_same_bytes(data: st.DataObject) -> None:
+    """A process with numba and one without write the same log."""
+    import telemetry.storage.kernel  # noqa: F401 - from here on numba is there
+    from telemetry.storage import log
+
+    n = data.draw(st.integers(2, 40))
+    keys = tuple(SeriesKey.of("h", "irq_total", cpu=i) for i in range(n))
+    series = np.arange(n)
+    series.flags.writeable = False
+    runs = np.sort(np.array(data.draw(st.lists(st.integers(0, 2), min_size=n, max_size=n))))
+    fast, slow = log.Encoder(), log.Encoder()
+    value, seen = np.zeros(n, np.int64), 0
+    for _ in range(data.draw(st.integers(1, 140))):
+        value = value + np.array(data.draw(st.sampled_from([[0] * n, [1] * n, [1] + [0] * (n - 1), list(range(n))])))
+        seen += data.draw(st.sampled_from([0, 1, 100]))
+        time_ns = seen - 10 + data.draw(st.sampled_from([runs, runs * 0, np.arange(n), runs * 7]))
+        kind = data.draw(st.sampled_from([np.int64, np.int64, np.int64, np.float64]))
+        events = Events(keys, series, time_ns, np.full(n, seen), value.astype(kind))
+        again = fast.same_again(events)
+        ours = fast.encode(events) if again is None else [again]
+        assert slow.encode(events) == ours
