@@ -44,14 +44,30 @@ def main() -> None:
     orders = Orders()
     entry, login = listener(args.host, 9001, 16), listener(args.host, 9002, args.login_backlog)
     buffers: dict[socket.socket, bytearray] = {}
+    owed: dict[socket.socket, bytearray] = {}  # acknowledgements that the peer's window had no room for
     accepting = True
+
+    def pay(peer: socket.socket) -> None:
+        try:
+            n = peer.send(owed[peer])
+        except BlockingIOError:
+            return
+        except OSError:  # gone: the read side will tell
+            n = len(owed[peer])
+        del owed[peer][:n]
+        if not owed[peer]:
+            del owed[peer]
+
     while running:
         watch: list[Any] = [entry, *buffers]
         if orders.open:
             watch.append(orders)
         if accepting:
             watch.append(login)
-        for ready in select.select(watch, [], [], 0.5)[0]:
+        readable, writable, _ = select.select(watch, list(owed), [], 0.5)
+        for peer in writable:
+            pay(peer)
+        for ready in readable:
             if ready is orders:
                 for words in orders.read():
                     if words[0] == "accept":
@@ -71,16 +87,15 @@ def main() -> None:
                     data = b""
                 if not data:
                     buffers.pop(ready).clear()
+                    owed.pop(ready, None)
                     ready.close()
                     continue
                 held = buffers[ready]
                 held += data
                 whole = len(held) // SIZE * SIZE
-                for at in range(0, whole, SIZE):
-                    try:
-                        ready.send(b"ACK1" + held[at + 4 : at + SIZE])
-                    except OSError:
-                        break
+                answers = b"".join(b"ACK1" + held[at + 4 : at + SIZE] for at in range(0, whole, SIZE))
+                owed.setdefault(ready, bytearray()).extend(answers)
+                pay(ready)
                 del held[:whole]
 
 
