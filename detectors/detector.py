@@ -149,7 +149,7 @@ class Detector:
         Raises
         ------
         StoreError
-            If it is of another format or another spec.
+            If it is of another format or another spec, or not readable any more (the detector is then unusable).
         """
         meta = snapshot.meta
         if meta.get("format") != FORMAT:
@@ -158,9 +158,18 @@ class Detector:
             raise StoreError(
                 f"detector state: expected one of spec {self.spec.digest} ({self.spec.name}), got {meta.get('digest')}"
             )
+        try:
+            self._restore(snapshot)
+        except (KeyError, ValueError, IndexError, TypeError) as error:
+            raise StoreError(
+                f"detector state of {self.spec.name}: written by another Tailwatch, and not readable by this one "
+                f"({type(error).__name__}: {error})"
+            ) from None
+
+    def _restore(self, snapshot: Snapshot) -> None:
         self.features.restore(Snapshot.unnest(snapshot.arrays, "features"))
         self._lanes.clear()
-        for window_ns in meta["windows"]:
+        for window_ns in snapshot.meta["windows"]:
             model, policy = self._lane(int(window_ns))
             model.restore(Snapshot.unnest(snapshot.arrays, f"model-{window_ns}"))
             policy.restore(Snapshot.unnest(snapshot.arrays, f"policy-{window_ns}"))

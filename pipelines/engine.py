@@ -19,6 +19,7 @@ from detectors.incidents import Grouper
 from detectors.policy import Decision
 from pipelines.savefile import load_snapshots, save_snapshots
 from pipelines.state import SHADOW, Checkpoint, StateDB
+from telemetry.errors import StoreError
 from telemetry.types import Alert, Events, IncidentChange, Nanos, Panel, Scores, Snapshot
 
 __all__ = ["Engine", "Step"]
@@ -176,12 +177,20 @@ class Engine:
                 self._grouper.restore(snapshot.arrays)
                 continue
             host, spec, *dark = name.split("\x1f")
-            lane = self.detectors(host)
-            for detector in self._shadows[host] if dark else lane:
+            self.detectors(host)
+            lane, make = (self._shadows[host], self._make_shadows) if dark else (self._lanes[host], self._make)
+            for i, detector in enumerate(lane):
                 known = (snapshot.meta["digest"], snapshot.meta["version"])
-                if detector.spec.name == spec and known == (detector.spec.digest, detector.version):
+                if detector.spec.name != spec or known != (detector.spec.digest, detector.version):
+                    continue
+                try:
                     detector.restore(snapshot)
                     self._restored.add(id(detector))
+                except StoreError as error:  # an upgrade: a fresh one, to be warmed from the store
+                    lane[i] = next(d for d in make(host) if d.spec.name == spec)
+                    if not dark:
+                        lane[i].observer = self._observer(spec)
+                    self.state.note(self.part, self.watermark_ns, "state_refused", {"host": host, "why": str(error)})
         self.offsets = {h: int(v) for h, v in kept.meta["offsets"].items()}
         self.watermark_ns = int(kept.meta["watermark_ns"])
         self._turn = int(kept.meta["turn"])

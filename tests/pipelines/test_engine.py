@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ from detectors.signature import load_catalogue
 from pipelines.config import Config, Scoring
 from pipelines.engine import Engine
 from pipelines.live import live_detectors
+from pipelines.savefile import load_snapshots, save_snapshots
 from pipelines.score import Locked, myself, score
 from pipelines.state import Champion, StateDB
 from telemetry.errors import StoreError
 from telemetry.store import Store
+from telemetry.types import Snapshot
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +93,22 @@ def test_a_damaged_checkpoint_is_refused_plainly(store: Path, tmp_path: Path) ->
         run = Engine(state, "main", live_detectors(state), Grouper(), tmp_path / "ck")
         with pytest.raises(StoreError, match="digest"):
             run.resume()
+
+
+def test_state_of_another_tailwatch_is_replaced_and_told(store: Path, tmp_path: Path) -> None:
+    score(config(tmp_path, store))
+    with StateDB(tmp_path / "state.db") as state:
+        kept = state.checkpoint("main")
+        assert kept is not None
+        snapshots = load_snapshots(Path(kept.path), kept.digest)
+        name = next(n for n in snapshots if "rate" in n)
+        arrays = {k: v for k, v in snapshots[name].arrays.items() if not k.startswith("model-")}
+        digest = save_snapshots(Path(kept.path), {**snapshots, name: Snapshot(snapshots[name].meta, arrays)})
+        state.set_checkpoint("main", replace(kept, digest=digest))
+        run = Engine(state, "main", live_detectors(state), Grouper(), tmp_path / "ck")
+        run.resume()
+        assert [d.spec.name for _, d in run.unwarmed()] == [name.split("\x1f")[1]]
+        assert [n["what"] for n in state.notes()] == ["state_refused"]
 
 
 def test_two_jobs_at_once(store: Path, tmp_path: Path) -> None:
