@@ -59,10 +59,8 @@ class LightModel:
         Size of the profile; 0 to ignore the clock.
     seasonal_gain : float
         Weight of a new day in a slot's profile.
-
-    Notes
-    -----
-    Surprise is at most ``1.5 log10(windows + 1)``: little history cannot claim much.
+    claim : float
+        Surprise is at most ``claim * log10(windows + 1)``: little history cannot claim much.
 
     Examples
     --------
@@ -91,6 +89,7 @@ class LightModel:
         creep_per_day: float = 0.05,
         slots: int = 2048,
         seasonal_gain: float = 0.3,
+        claim: float = 1.5,
     ) -> None:
         for name, value, low, high in (
             ("alpha", alpha, 1e-6, 1.0),
@@ -104,10 +103,11 @@ class LightModel:
             ("creep_per_day", creep_per_day, 0.0, 1.0),
             ("slots", slots, 0, 4096),
             ("seasonal_gain", seasonal_gain, 0.01, 1.0),
+            ("claim", claim, 1.0, 3.0),
         ):
             if not low <= value <= high:
                 raise ConfigError(f"light: {name} must be in [{low}, {high}], got {value}")
-        self._params = (alpha, beta, clip, warmup, memory, refit, relearn, flag, creep_per_day, seasonal_gain)
+        self._params = (alpha, beta, clip, warmup, memory, refit, relearn, flag, creep_per_day, seasonal_gain, claim)
         self._slots = slots
         self._keys: tuple[SeriesKey, ...] = ()
         self._columns: tuple[str, ...] = ()
@@ -174,7 +174,7 @@ class LightModel:
 
     def _settings(self) -> tuple[Float64, Float64]:
         if self._ready is None:
-            alpha, beta, clip, warmup, memory, refit, relearn, flag, per_day, gain = self._params
+            alpha, beta, clip, warmup, memory, refit, relearn, flag, per_day, gain, claim = self._params
             window = max(1, self._window_ns)
             if relearn is None:
                 relearn = int(min(600, max(60, 600 * 10**9 // window)))
@@ -182,7 +182,7 @@ class LightModel:
             prm = np.array(
                 [
                     *(alpha, beta, clip, warmup, memory, refit, relearn, max(4.0 * relearn, day / 12.0)),
-                    *(per_day / day, 1.0 / day, max(1.0, day / 96.0), flag, gain),
+                    *(per_day / day, 1.0 / day, max(1.0, day / 96.0), flag, gain, claim),
                 ]
             )
             self._ready = prm, np.array([quantum_of(c, window) for c in self._columns])

@@ -28,23 +28,24 @@ FIELDS = (
     *("age", "level", "scale", "long_scale", "trend_free", "slow", "slow_dev", "ref", "creep_dev", "cusum_up"),
     *("cusum_down", "cusum_size", "weight", "slow_weight", "refit_at", "run", "candidate", "candidate_dev", "slot"),
     *("slot_sum", "slot_count", "profile", "profile_dev", "offset", "anchor", "centre", "creep_run", "flagged"),
-    *("stagger", "band_up", "band_down", "before", "move", "slot_miss", "miss", "like", "unlike", "follow"),
+    *("stagger", "band_up", "band_down", "before", "move", "slot_miss", "miss", "like", "unlike", "follow", "hot_at", "hots", "again"),
 )
 PARAMS = (
     *("alpha", "beta", "clip", "warmup", "memory", "refit", "relearn", "creep_relearn"),
-    *("creep_step", "creep_gain", "creep_unit", "flag", "slot_gain"),
+    *("creep_step", "creep_gain", "creep_unit", "flag", "slot_gain", "claim"),
 )
 
 (AGE, LEVEL, SCALE, LONG, FREE, SLOW, SLOWDEV, REF, CREEP, CUP) = range(10)
 (CDOWN, CSIZE, WEIGHT, SWEIGHT, REFIT, RUN, CAND, CDEV, SLOT) = range(10, 19)
 (SSUM, SCOUNT, PROF, PDEV, OFF, ANCHOR, CENTRE, CRUN, FLAGGED) = range(19, 28)
-(STAGGER, BANDUP, BANDDOWN, BEFORE, MOVE, SMISS, MISS, LIKE, UNLIKE, FOLLOW) = range(28, 38)
+(STAGGER, BANDUP, BANDDOWN, BEFORE, MOVE, SMISS, MISS, LIKE, UNLIKE, FOLLOW, HOTAT, HOTS, AGAIN) = range(28, 41)
 
 _OFFSET = (1023 - 3) * 4
 _ONE = 12  # the bucket that starts at one deviation: less is never a tail
 _MANTISSA = (1 << 50) - 1
 _UNIT = 2.0**-50
 _TWO = math.log10(2.0)
+_HOT = 1.3
 _SIXTEEN = math.log10(16.0)
 _BAND = 3.0
 _ROOT2 = math.sqrt(2.0)
@@ -138,12 +139,12 @@ def refit_tail(tails: Array, n: int, j: int, weight: float, memory: float) -> No
         c = float(h[b, 0])
         if c > 0.0:
             past += c
-            seen = _log10((weight + 1.0) / (past + 1.0))
+            seen = _log10((weight + 1.0) / ((past if past > 1.0 else 1.0) + 1.0))
         if b < at:
             h[b, 1] = seen if b >= _ONE else min(seen, above * _EDGES[b] * _EDGES[b])
             continue
         s = above + _log10(1.0 + slope * (_EDGES[b] - t)) * per
-        if past >= 0.99 and seen < s:
+        if past >= 0.01 and seen < s:
             s = seen
         h[b, 1] = s
 
@@ -287,6 +288,7 @@ def _block(
     alpha, beta, clip, warmup, memory = prm[0], prm[1], prm[2], prm[3], prm[4]
     period, relearn, creep_relearn = prm[5], prm[6], prm[7]
     creep_step, creep_gain, creep_unit, flag, slot_gain = prm[8], prm[9], prm[10], prm[11], prm[12]
+    claim = prm[13]
     for w in range(windows):
         column = first % columns - 1
         for n in range(first, last):
@@ -352,6 +354,16 @@ def _block(
                 at = float(tails[n, j, bucket, 1])
                 s_fast = at + (bits & _MANTISSA) * _UNIT * (float(tails[n, j, bucket + 1, 1]) - at)
             which = 1 - 2 * j
+            said = s_fast
+            if s_fast > _HOT and age > 16.0:
+                # where large deviations come in bursts, those after the first say less
+                soon = age - r[n, HOTAT] <= 3.0 and r[n, HOTS] > 0.0
+                if soon:
+                    again = (r[n, AGAIN] + 0.15 * 8.0) / (r[n, HOTS] + 8.0)
+                    said = s_fast - min(s_fast, 2.2) * max(0.0, again - 0.2) / 0.8
+                r[n, HOTS] = 0.98 * r[n, HOTS] + 1.0
+                r[n, AGAIN] = 0.98 * r[n, AGAIN] + (1.0 if soon else 0.0)
+                r[n, HOTAT] = age
             moved = abs(x - r[n, BEFORE])
             if moved > 0.0:
                 r[n, BEFORE] = x
@@ -435,7 +447,7 @@ def _block(
                 else:
                     cdev = max(r[n, CREEP], 0.02 * abs(ref), 0.5 * sdev)
                     if abs(creep) > cdev:
-                        s_creep = min(0.434 * abs(creep) / cdev, 1.5 * math.log10(1.0 + age / creep_unit))
+                        s_creep = min(0.434 * abs(creep) / cdev, claim * math.log10(1.0 + age / creep_unit))
                         if s_creep > held:
                             held = s_creep
                             held_side = 1 if creep > 0.0 else -1
@@ -452,12 +464,12 @@ def _block(
                         r[n, REF] = slow
                         r[n, CRUN] = 0.0
                 # a slow view speaks once in 16 windows, for all of them
-                if int(age) & 15 == 0 and held > 0.5 and held + _SIXTEEN > s_fast - _TWO:
-                    s_fast = held + _SIXTEEN + _TWO
+                if int(age) & 15 == 0 and held > 0.5 and held + _SIXTEEN > said - _TWO:
+                    said = held + _SIXTEEN + _TWO
                     which = held_side
-            s = s_fast - _TWO
+            s = said - _TWO
             if s > 2.0:
-                s = min(s, 1.5 * math.log10(age + 1.0))
+                s = min(s, claim * math.log10(age + 1.0))
             if age >= warmup:
                 surprise[w, n] = max(s, 0.0)
                 side[w, n] = which
