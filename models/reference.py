@@ -53,9 +53,9 @@ def _refit(ring, n, quantum, reg):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _advance(
+def _advance(  # type: ignore[no-untyped-def]
     values, quantum, warmup, relearn, flag, refit, absent, seen, ring, spare, reg, surprise, side, expected, lo, hi
-):  # type: ignore[no-untyped-def]
+):
     windows, channels = values.shape
     size = ring.shape[1]
     for c in range(channels):
