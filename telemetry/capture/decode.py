@@ -5,7 +5,7 @@ One loop over packets, one small state machine per packet. Whatever the bytes, n
 captured frame. Every turn of the inner loop consumes bytes, so it ends.
 
 Sources: RFC 791, 8200, 9293, 768, 2784/2890 (GRE), 2637 (PPTP), 7348 (VXLAN), 3032 (MPLS), 2516 (PPPoE),
-draft-foschiano-erspan, LINKTYPE_* pages of tcpdump.org, EtherType 0xD28B after tcpdump's print-arista.c.
+draft-foschiano-erspan, the LINKTYPE_* pages of tcpdump.org, EtherType 0xD28B after tcpdump's print-arista.c.
 """
 
 from __future__ import annotations

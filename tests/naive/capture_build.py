@@ -115,7 +115,7 @@ def idb(order: str, link: int = 1, snaplen: int = 0, options: Sequence[bytes] = 
 
 def pcapng(
     records: Iterable[tuple[int, int, bytes]], *, big: bool = False, interfaces: Sequence[bytes] | None = None,
-    kind: str = "epb", drops: int | None = None,
+    kind: str = "epb", drops: int | None = None, lost: int | None = None,
 ) -> bytes:  # fmt: skip
     """One section; records are (interface, ticks, captured bytes), `interfaces` the description blocks."""
     order = ">" if big else "<"
@@ -125,6 +125,9 @@ def pcapng(
         high, low = ticks >> 32, ticks & 0xFFFFFFFF
         if kind == "epb":
             body = struct.pack(order + "IIIII", interface, high, low, len(data), len(data)) + data
+            if lost is not None:
+                body += b"\0" * (-len(data) % 4) + option(order, 2, b"\1\0\0\0")
+                body += option(order, 4, struct.pack(order + "Q", lost)) + struct.pack(order + "HH", 0, 0)
             out.append(_block(order, 6, body))
         elif kind == "pb":
             body = struct.pack(order + "HHIIII", interface, 3, high, low, len(data), len(data)) + data

@@ -135,6 +135,19 @@ def test_sections_in_both_byte_orders_and_drops() -> None:
     assert not stats.damages
 
 
+@pytest.mark.parametrize("big", [False, True])
+def test_packet_blocks_tell_drops(big: bool) -> None:
+    got, stats = read(pcapng([(0, i, f) for i, f in enumerate(FRAMES)], big=big, lost=4))
+    assert got["cap_len"].tolist() == [len(f) for f in FRAMES]
+    assert stats.dropped == 4 * len(FRAMES)
+
+
+def test_erf_records_inside_pcap() -> None:
+    record = erf([(T0, FRAMES[1], -1)], extensions=1)
+    (batch,) = [b.copy() for b in read_packets(io.BytesIO(pcap([(T0, record, -1)], link=197)))]
+    assert (batch.dst_port[0], batch.payload_len[0]) == (2222, 1)
+
+
 def test_snoop() -> None:
     got, stats = read(snoop(RECORDS, drops=3))
     assert got["time_ns"].tolist() == [t // 1000 * 1000 for t, _, _ in RECORDS]
