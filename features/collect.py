@@ -343,6 +343,36 @@ class Log:
             )  # fmt: skip
         return Cells(a, b - a + 1, width, offset, values, times, names)
 
+    def heavy(self, most: int) -> list[int]:
+        """Steps that hold more than so many events in a buffer of their own."""
+        hot = () if self._newest is None else ((self._newest - 1, self._hot[0]), (self._newest, self._hot[1]))
+        return [k for k, b in (*self._older.items(), *hot) if b.n > most]
+
+    def _buffer(self, step: int) -> _Buffer:
+        if self._newest is not None and step >= self._newest - 1:
+            return self._hot[step - self._newest + 1]
+        return self._older[step]
+
+    def step_cells(self, step: int, width: int) -> Cells:
+        """The cells of one step's own buffer."""
+        part = self._buffer(step)
+        offset = np.zeros(width + 1, np.int64)
+        _count(part.series, part.time, part.n, False, self.step_ns, step, step, step, 1, width, offset)
+        np.cumsum(offset, out=offset)
+        values, times, names = self._room(int(offset[-1]))
+        _scatter(
+            part.series, part.time, part.value, part.n, False, self.step_ns, step, step, step, 1, width, self.timed,
+            offset[:-1].copy(), names, times, values,
+        )  # fmt: skip
+        return Cells(step, 1, width, offset, values, times, names)
+
+    def drop(self, step: int, gone: Bool) -> None:
+        """Forget the events of some series in one step's own buffer."""
+        part = self._buffer(step)
+        stays = ~gone[part.series[: part.n]]
+        time = part.time[: part.n][stays] if part.timed else _NONE
+        part.set(part.series[: part.n][stays], time, part.value[: part.n][stays])
+
     def _room(self, total: int) -> tuple[NDArray[Any], Int64, NDArray[np.int32]]:
         if self._scratch is None or len(self._scratch[0]) < total:
             room = max(total + total // 8, 256)

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from features.calendar import Clock
 from features.rates import BOOT_METRIC
+from features.rollup import Sketches
 from features.stage import Base, Stage
+from features.window import WindowBase
 from telemetry.errors import InputError, StoreError
 from telemetry.types import Bool, Events, Float64, Int64, Nanos, Panel, SeriesKey, Snapshot, State
 from telemetry.watermark import NEVER, Crossings, Watermark
@@ -284,6 +286,15 @@ class FeatureSet:
             said.append(f"{self.ahead} events rejected: their time lies too far past the moment they were seen")
         said += [f"{n} series of {metric} refused (max_series)" for metric, n in self.refused.items()]
         return "; ".join(said)
+
+    def sketches(self) -> list[Sketches]:
+        """Sketches of the windows closed since the last call, of every part with ``keep_sketches``."""
+        found: list[Sketches] = []
+        for p in self._pipelines:
+            if isinstance(p.base, WindowBase):
+                found += p.base.kept
+                p.base.kept = []
+        return found
 
     def push(self, events: Events) -> None:
         """Take in events in seen order; late ones and those too far ahead are counted and dropped."""

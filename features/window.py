@@ -9,15 +9,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.collect import Log
+from features.collect import Cells, Log
+from features.fold import Fold
 from features.grid import duration_ns
 from features.params import Params, unknown
+from features.rollup import Sketches, count_buckets
 from features.sketch import SPAN
 from features.window_kernels import by_time, fill
 from telemetry.errors import ConfigError
 from telemetry.types import Bool, Float64, Int64, Nanos, SeriesKey, State
 
-__all__ = ["COLUMNS", "WindowBase", "probability"]
+__all__ = ["COLUMNS", "FOLD", "WindowBase", "probability"]
+
+FOLD = 1 << 21
+"""Events of one window that are kept; beyond, they are folded into sketches."""
 
 PLAIN = ("count", "sum", "mean", "min", "max", "var", "std", "exceed")
 """Columns that the kernel fills one by one, in this order."""
@@ -57,6 +62,7 @@ class WindowBase:
         over their mean, 1 if events are random), or any other span
     level : number, for ``exceed``
     exact : quantiles as a sort gives them, memory by events; otherwise within 0.79 % above 24 values
+    keep_sketches : the sketches of all windows are kept for ``FeatureSet.sketches`` (``features/rollup.py``)
     hold : duration, how long a value counts in time-weighted quantiles; default ten windows
 
     An empty window of a live host has count, sum and exceed 0 and no other value; one of a dead host has nothing.
@@ -79,11 +85,17 @@ class WindowBase:
         for name in self.columns:
             if name not in COLUMNS and probability(name) is None and _BURST.fullmatch(name) is None:
                 raise unknown("column", name, COLUMNS, params.where)
+        self._keep = params.flag("keep_sketches")
+        if self._keep and self.step_ns != self.window_ns:
+            raise ConfigError(f"{params.where}: keep_sketches: expected windows without a step of their own")
+        self.kept: list[Sketches] = []
+        self._keys: list[SeriesKey] = []
         self._plan(params.where)
         self._log = Log(self.step_ns, self.window_ns // self.step_ns, timed=self._timed)
         self._width = 0
         self._born = np.zeros(0, np.bool_)
         self._held_t, self._held_v = np.zeros(0, np.int64), np.zeros(0)
+        self._folds: dict[int, Fold] = {}  # of windows with very many events
         self._hist = np.zeros(SPAN, np.int32)
         self._edge = np.zeros(2)
 
@@ -112,6 +124,7 @@ class WindowBase:
 
     def bind(self, key: SeriesKey) -> None:
         self._width += 1
+        self._keys.append(key)
         if self._width > len(self._born):
             more = max(16, self._width)
             self._born = np.append(self._born, np.zeros(more, np.bool_))
@@ -120,11 +133,34 @@ class WindowBase:
 
     def append(self, series: Int64, time: Int64, value: NDArray[Any], keep: Bool | None, local: Int64) -> None:
         self._log.append(series, time, value, keep, local)
+        if self.step_ns == self.window_ns and not (self._exact or self._timed or self._keep):
+            for step in self._log.heavy(FOLD):
+                self._fold(step)
+
+    def _fold(self, step: int) -> None:
+        cells = self._log.step_cells(step, self._width)
+        folded = self._folds.setdefault(step, Fold()).add(cells, self._level, self._hist, self._edge)
+        self._log.drop(step, folded)
 
     def close(self, first: int, last: int, alive: Bool) -> Float64:
         out = np.full((last - first + 1, self._width, len(self._inner)), np.nan)
+        at = first
+        for step in sorted(k for k in self._folds if k <= last):
+            self._fold(step)  # what came since the last time
+            self._fill(at, step, alive[at - first :], out[at - first :])
+            fold = self._folds.pop(step)
+            fold.fill(self._want, self._probs, self._spot, out[step - first])
+            self._born[: len(fold.n)] |= fold.n > 0
+            at = step + 1
+        if at <= last:
+            self._fill(at, last, alive[at - first :], out[at - first :])
+        return self._finish(out)
+
+    def _fill(self, first: int, last: int, alive: Bool, out: Float64) -> None:
         for cells in self._log.take(first, last, self._width):
             at = cells.first - first
+            if self._keep:
+                self.kept.append(self._sketches(cells))
             mine, live = out[at : at + cells.windows], alive[at : at + cells.windows]
             if self._timed:
                 by_time(
@@ -137,7 +173,23 @@ class WindowBase:
                 self._level, self._exact, self._probs, self._spot, self._hist, self._edge,
                 self._edge.view(np.int64), mine,
             )  # fmt: skip
-        return self._finish(out)
+
+    def _sketches(self, cells: Cells) -> Sketches:
+        n = np.diff(cells.offset)
+        cell = np.flatnonzero(n)
+        room = len(cells.values)
+        start, bucket, count = np.empty(len(n) + 1, np.int64), np.empty(room, np.int32), np.empty(room, np.int64)
+        begin = cells.offset[cell]
+        total, low, high = np.empty(0), np.empty(0), np.empty(0)
+        if room:
+            total, low, high = (f.reduceat(cells.values, begin) for f in (np.add, np.minimum, np.maximum))
+        v, every = cells.values.copy(), np.ones(len(n), np.bool_)
+        used = count_buckets(cells.offset, v, v.view(np.int64), every, self._hist, self._edge, start, bucket, count)
+        return Sketches(
+            tuple(self._keys), self.window_ns, (cells.first + cell // cells.width + 1) * self.step_ns,
+            cell % cells.width, n[cell], total, low, high, np.append(start[cell], used), bucket[:used].copy(),
+            count[:used].copy(),
+        )  # fmt: skip
 
     def _finish(self, out: Float64) -> Float64:
         if self._pick is None:
@@ -158,10 +210,17 @@ class WindowBase:
             "born": self._born[:n].copy(),
             "held_t": self._held_t[:n].copy(),
             "held_v": self._held_v[:n].copy(),
+            "folds": np.array(list(self._folds), np.int64),
+            **{f"fold{k}_{name}": v for k, fold in self._folds.items() for name, v in fold.snapshot().items()},
         }
 
     def restore(self, state: State) -> None:
         self._log.restore({k[4:]: v for k, v in state.items() if k.startswith("log_")})
+        self._folds = {}
+        for step in state["folds"].tolist():
+            self._folds[step] = Fold()
+            head = f"fold{step}_"
+            self._folds[step].restore({k[len(head) :]: v for k, v in state.items() if k.startswith(head)})
         n = self._width
         self._born[:n], self._held_t[:n], self._held_v[:n] = state["born"], state["held_t"], state["held_v"]
 
