@@ -288,7 +288,10 @@ class FeatureSet:
         return "; ".join(said)
 
     def sketches(self) -> list[Sketches]:
-        """Sketches of the windows closed since the last call, of every part with ``keep_sketches``."""
+        """Sketches of the windows closed since the last call, of every part with ``keep_sketches``.
+
+        They are not part of a snapshot: fetch them before.
+        """
         found: list[Sketches] = []
         for p in self._pipelines:
             if isinstance(p.base, WindowBase):

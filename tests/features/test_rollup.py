@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import features.window
+from features.fold import Fold
 from features.rollup import Sketches, bucket_middles, without
 from features.sketch import MAX_ERROR, bucket_middle
 from features.spec import build_features
@@ -111,8 +112,8 @@ def test_middles_are_those_of_the_kernel() -> None:
 @settings(max_examples=25, deadline=None)
 @given(
     st.integers(0, 50),
-    st.lists(st.integers(1, 999), max_size=8).map(sorted),
-    st.integers(5, 200),
+    st.lists(st.integers(1, 999), min_size=3, max_size=8).map(sorted),
+    st.integers(5, 60),
     st.sampled_from([0.8, 30.0]),
 )
 def test_folding_changes_nothing(seed: int, cuts: list[int], most: int, spread: float) -> None:
@@ -136,10 +137,18 @@ def test_folding_changes_nothing(seed: int, cuts: list[int], most: int, spread: 
         return np.concatenate(wide)
 
     wanted = run([], False)
-    kept = features.window.FOLD
+    kept, add, folded = features.window.FOLD, Fold.add, []
+
+    def counted(self: Fold, *given: object) -> object:
+        folded.append(1)
+        return add(self, *given)  # type: ignore[arg-type]
+
     try:
         features.window.FOLD = most
+        Fold.add = counted  # type: ignore[method-assign,assignment]
         np.testing.assert_array_equal(run(cuts, False), wanted)
         np.testing.assert_array_equal(run(cuts, True), wanted)
     finally:
         features.window.FOLD = kept
+        Fold.add = add  # type: ignore[method-assign]
+    assert folded
