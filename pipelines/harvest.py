@@ -17,15 +17,28 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from telemetry.errors import ConfigError, TailwatchError
 from telemetry.harvest import Follower, Harvester
 from telemetry.logfile import LogFollower, read_log_spec
 from telemetry.procfs import cpu_list
+from telemetry.prometheus import Scraper
 from telemetry.record import RecordReader, read_record_spec
+from telemetry.remote_link import Sender
 from telemetry.storage.layout import part
 from telemetry.store import Store
 from telemetry.types import Nanos
 
-__all__ = ["Summary", "followers", "harvest", "housekeeping_cpus", "known_boot", "pin", "stop_signals"]
+__all__ = [
+    "Pusher",
+    "Summary",
+    "address",
+    "followers",
+    "harvest",
+    "housekeeping_cpus",
+    "known_boot",
+    "pin",
+    "stop_signals",
+]
 
 SECOND = 1_000_000_000
 TRIM_EVERY_S = 60.0
@@ -196,6 +209,33 @@ def harvest(
     )
 
 
+class Pusher:
+    """Sends what the store holds to a receiver, in a thread; failures wait in the store."""
+
+    def __init__(self, sender: Sender, every_s: float = 1.0) -> None:
+        self.sender = sender
+        self._every_s = every_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="push", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Try once more, with everything."""
+        self._stop.set()
+        self._thread.join()
+        with contextlib.suppress(TailwatchError):
+            self.sender.send(last=True)
+
+    def _run(self) -> None:
+        wait = self._every_s
+        while not self._stop.wait(wait):
+            try:
+                self.sender.send()
+                wait = self._every_s
+            except TailwatchError:
+                wait = min(2 * wait, 60.0)  # the sender remembers the trouble
+
+
 class _Care:
     """Trims the ring each minute and joins small files each hour, in a thread of the lowest priority."""
 
@@ -242,8 +282,10 @@ def _raise_file_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 1 << 16) if hard > 0 else 1 << 16, hard))
 
 
-def followers(logs: Sequence[str], records: Sequence[str], host: str) -> list[Follower]:
-    """Readers of the log files and records that TOML files describe.
+def followers(
+    logs: Sequence[str], records: Sequence[str], host: str, scrapes: Sequence[str] = (), scrape_s: float = 1.0
+) -> list[Follower]:
+    """Readers of the log files and records that TOML files describe, and of exporters by URL.
 
     Raises
     ------
@@ -252,4 +294,19 @@ def followers(logs: Sequence[str], records: Sequence[str], host: str) -> list[Fo
     """
     out: list[Follower] = [LogFollower(read_log_spec(path), host) for path in logs]
     out += [RecordReader(read_record_spec(path), host) for path in records]
+    out += [Scraper(url, host, every_s=scrape_s) for url in scrapes]
     return out
+
+
+def address(text: str) -> tuple[str, int]:
+    """Read ``HOST:PORT``.
+
+    Raises
+    ------
+    ConfigError
+        If `text` is not that.
+    """
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65_535:
+        raise ConfigError(f"--listen: expected HOST:PORT, got {text!r}")
+    return host.strip("[]"), int(port)

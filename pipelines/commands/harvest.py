@@ -43,6 +43,11 @@ __all__ = ["command"]
     type=click.Path(dir_okay=False),
     help="Also read the shared-memory or file record that this TOML describes. Repeatable.",
 )
+@click.option("--scrape", "scrapes", multiple=True, help="Also scrape this exporter once a second (URL). Repeatable.")
+@click.option("--push", help="Also send everything to a collector that listens (URL; OTLP over HTTP).")
+@click.option("--listen", help="Also take in what other hosts push (HOST:PORT; loopback unless you say otherwise).")
+@click.option("--token-file", type=click.Path(exists=True), help="Secret that --push sends and --listen asks for.")
+@click.option("--kernel/--no-kernel", default=True, show_default=True, help="Sample this host's kernel.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.pass_obj
 def command(
@@ -59,6 +64,11 @@ def command(
     max_gb: float | None,
     logs: tuple[str, ...],
     records: tuple[str, ...],
+    scrapes: tuple[str, ...],
+    push: str | None,
+    listen: str | None,
+    token_file: str | None,
+    kernel: bool,
     as_json: bool,
 ) -> None:
     """Record what this host's kernel says into a store.
@@ -70,15 +80,20 @@ def command(
       tailwatch harvest --store S --seconds 60
       tailwatch harvest --process 'strategy.*' --process cgroup:/trading --fast-hz 100
       tailwatch harvest --seconds 10 --json
+      tailwatch harvest --push http://collector:4318 --token-file secret
+      tailwatch harvest --listen 0.0.0.0:4318 --token-file secret
     """
     import socket
+    from contextlib import ExitStack
+    from pathlib import Path
 
     import msgspec
 
     from pipelines.config import load
-    from pipelines.harvest import followers, harvest, known_boot, pin, stop_signals
+    from pipelines.harvest import Pusher, address, followers, harvest, known_boot, pin, stop_signals
     from pipelines.ui import counter
     from telemetry.harvest import Harvester
+    from telemetry.remote_link import Receiver, Sender
     from telemetry.store import Store
 
     config = load(path)
@@ -88,18 +103,26 @@ def command(
     tree = root or settings.root
     days = settings.keep_days if keep_days is None else keep_days
     gb = settings.max_gb if max_gb is None else max_gb
+    token = Path(token_file).read_text().strip() if token_file else ""
     cpus = pin(tree)
-    with stop_signals() as stop, Store(where, on_full="drop", background=True) as store:
+    with ExitStack() as stack:
+        stop = stack.enter_context(stop_signals())
+        store = stack.enter_context(Store(where, on_full="drop", background=True))
         harvester = Harvester(
-            tree,
+            tree if kernel else "/nonexistent",
             host=name,
             hz=hz or settings.hz,
             fast_hz=fast_hz,
             processes=processes or tuple(settings.processes),
             namespaces=namespaces,
             boot_id=known_boot(store.path, name),
-            followers=followers(logs, records, name),
+            followers=followers(logs, records, name, scrapes),
         )
+        stack.callback(harvester.close)
+        if listen:
+            stack.callback(Receiver(store, address(listen), token=token).close)
+        if push:
+            stack.callback(Pusher(Sender(where, push, name, token=token)).close)
         with counter(f"harvesting {name} into {where}", "samples") as tell:
             summary = harvest(
                 harvester,
@@ -111,7 +134,6 @@ def command(
                 pinned_to=cpus,
                 tell=tell,
             )
-        harvester.close()
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(summary), indent=1).decode())
         return
@@ -122,5 +144,5 @@ def command(
     )
     if summary.dropped_rows:
         click.echo(f"{summary.dropped_rows} rows lost: the disk is full", err=True)
-    for source, why in sorted(summary.missing.items()):
+    for source, why in sorted(summary.missing.items()) if kernel else ():
         click.echo(f"not here: {source}: {why}", err=True)

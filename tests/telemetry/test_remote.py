@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import gzip
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+
+from telemetry.errors import InputError
+from telemetry.remote import decode, encode
+from telemetry.remote_link import Receiver, Sender
+from telemetry.store import Store
+from telemetry.types import Events, SeriesKey
+
+ALL = (-(2**63), 2**63 - 1)
+T0 = 1_700_000_000_000_000_000
+
+
+def tick(host: str, i: int, series: int = 5) -> list[Events]:
+    keys = tuple(SeriesKey.of(host, "irq_total", cpu=c, name='e"\n') for c in range(series))
+    at = np.full(series, T0 + i * 10**8)
+    load = (SeriesKey.of(host, "app_load"),)
+    return [
+        Events(keys, np.arange(series), at, at + 7, np.arange(series) + 2**60 + i),
+        Events(load, np.zeros(1, np.int64), at[:1], at[:1] + 9, np.array([i / 3])),
+    ]
+
+
+def rows(batches: list[Events]) -> list[tuple[str, int, int, float]]:
+    return [
+        (str(b.keys[s]), t, seen, v)
+        for b in batches
+        for s, t, seen, v in zip(*(c.tolist() for c in (b.series, b.time_ns, b.seen_ns, b.value)), strict=True)
+    ]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 10**6), st.integers(-(2**63), 2**63 - 1)), max_size=30))
+def test_nanoseconds_and_integers_arrive_unchanged(some: list[tuple[int, int, int]]) -> None:
+    keys = tuple(SeriesKey.of(h, m, x="ü\n") for h in ("a", "b") for m in ("x_total", "y_ns"))
+    table = np.array(some, np.int64).reshape(-1, 3)
+    series, seen, value = table[:, 0], table[:, 1], table[:, 2]
+    seen = np.sort(seen) + T0
+    events = Events(keys, series, seen - 5, seen, value)
+    got, bad = decode(encode([events]), "?", 0)
+    assert bad == 0
+    assert sorted(rows(got)) == sorted(rows([events]))
+    assert [r[2] for r in rows(got)] == sorted(r[2] for r in rows(got))
+
+
+@given(st.binary(max_size=60))
+def test_garbage_is_one_clear_error(body: bytes) -> None:
+    try:
+        decode(body, "h", 0)
+    except InputError as error:
+        assert "expected a metrics request" in str(error)
+
+
+def test_what_others_send() -> None:
+    """An OpenTelemetry collector's own metrics: gauges and cumulative sums; differences are refused, and counted."""
+    request = ExportMetricsServiceRequest()
+    resource = request.resource_metrics.add()
+    resource.resource.attributes.add(key="host.name").value.string_value = "tx9"
+    metrics = resource.scope_metrics.add().metrics
+    counter = metrics.add(name="system.network.dropped").sum
+    counter.is_monotonic, counter.aggregation_temporality = True, 2
+    point = counter.data_points.add(time_unix_nano=T0, as_int=5)
+    point.attributes.add(key="net.device").value.string_value = "eth0"
+    counter.data_points.add(as_double=float("nan"))
+    delta = metrics.add(name="app.orders").sum
+    delta.aggregation_temporality = 1
+    delta.data_points.add(time_unix_nano=T0, as_int=5)
+    metrics.add(name="lat").histogram.data_points.add(count=3)
+    metrics.add(name="empty")
+    metrics.add(name="cpu.load").gauge.data_points.add(time_unix_nano=T0, as_double=0.5)
+    got, bad = decode(request.SerializeToString(), "?", T0 + 1)
+    assert rows(got) == [
+        ('system_network_dropped_total{host="tx9",net_device="eth0"}', T0, T0 + 1, 5),
+        ('cpu_load{host="tx9"}', T0, T0 + 1, 0.5),
+    ]
+    assert bad == 4
+
+
+@pytest.fixture
+def receiver(tmp_path: Path) -> Iterator[Receiver]:
+    with Store(tmp_path / "there") as store:
+        end = Receiver(store, ("127.0.0.1", 0))
+        yield end
+        end.close()
+
+
+def url(end: Receiver) -> str:
+    return f"http://127.0.0.1:{end.port}"
+
+
+def test_all_rows_once_through_restarts_of_both(tmp_path: Path) -> None:
+    """Acknowledgements that are lost, a receiver that comes back on another day, a sender that starts anew."""
+    here, there = Store(tmp_path / "here"), tmp_path / "there"
+    for i in range(100):
+        for b in tick("tx1", i):
+            here.append(b)
+    here.flush()
+    with Store(there) as store:
+        end = Receiver(store, ("127.0.0.1", 0))
+        sender = Sender(tmp_path / "here", url(end), "tx1", rows=100)
+        first = sender.send()
+        assert first == 599  # the newest instant waits
+        mark = sender.position
+        sender._mark.write_text(str(mark - 10**9))  # as if the answers to the last requests had been lost
+        again = sender.send()
+        assert again > 0
+        assert end.known == again
+        end.close()
+    for i in range(100, 110):
+        for b in tick("tx1", i):
+            here.append(b)
+    here.flush()
+    with pytest.raises(InputError):
+        sender.send()
+    assert sender.failures == 1
+    with Store(there) as store:
+        end = Receiver(store, ("127.0.0.1", 0))
+        other = Sender(tmp_path / "here", url(end), "tx1")
+        other._mark.parent.mkdir(exist_ok=True)
+        other.send()  # it knows nothing of what was sent to the other port: the receiver does
+        other.send(last=True)
+        end.close()
+    mine = rows(list(here.read(*ALL)))
+    assert rows(list(Store(there).read(*ALL))) == mine
+    assert len(mine) == 660
+
+
+def test_only_its_own_host(tmp_path: Path, receiver: Receiver) -> None:
+    with Store(tmp_path / "here") as here:
+        for host in ('t"x\\1', "tx2"):
+            for b in tick(host, 0):
+                here.append(b)
+    assert Sender(tmp_path / "here", url(receiver), 't"x\\1').send(last=True) == 6
+    assert Store(tmp_path / "there").hosts() == ['t"x\\1']
+
+
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [
+        ({"content": b"\xff\xff\xff"}, 400),
+        ({"content": b"no gzip", "headers": {"Content-Encoding": "gzip"}}, 400),
+        ({"content": gzip.compress(bytes(80 << 20)), "headers": {"Content-Encoding": "gzip"}}, 400),
+        ({"content": b"", "path": "/"}, 404),
+        ({"content": b""}, 200),
+    ],
+)
+def test_hostile_senders(receiver: Receiver, options: dict[str, object], status: int) -> None:
+    path = options.pop("path", "/v1/metrics")
+    with httpx.Client() as client:
+        answer = client.post(url(receiver) + str(path), **options)  # type: ignore[arg-type]
+    assert answer.status_code == status
+    assert receiver.rows == 0
+
+
+def test_token(tmp_path: Path) -> None:
+    with Store(tmp_path / "here") as here:
+        for b in tick("tx1", 0):
+            here.append(b)
+    with Store(tmp_path / "there") as store:
+        end = Receiver(store, ("127.0.0.1", 0), token="secret")
+        with pytest.raises(InputError, match="got 401"):
+            Sender(tmp_path / "here", url(end), "tx1").send(last=True)
+        assert Sender(tmp_path / "here", url(end), "tx1", token="secret").send(last=True) == 6
+        end.close()
+
+
+def test_a_silent_client_does_not_hold_the_others(receiver: Receiver) -> None:
+    with socket.create_connection(("127.0.0.1", receiver.port)) as idle:
+        idle.send(b"POST /v1/metrics HTTP/1.1\r\nContent-Length: 100\r\n\r\nhalf")
+        assert httpx.post(url(receiver) + "/v1/metrics", content=b"").status_code == 200
+
+
+@pytest.mark.parametrize(("length", "status"), [(b"99999999999", b" 413 "), (b"-1", b" 413 "), (b"many", b" 411 ")])
+def test_lengths_that_are_none(receiver: Receiver, length: bytes, status: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", receiver.port), timeout=5) as client:
+        client.send(b"POST /v1/metrics HTTP/1.1\r\nContent-Length: " + length + b"\r\n\r\n")
+        assert status in client.recv(100)
