@@ -50,7 +50,8 @@ TICK_NS: Final = 100_000_000
 _NULL: Final = np.iinfo(np.int64).min
 _AGREE: Final = 8  # equal contents before two streams count as lines of one feed
 
-# Group state: format (>= 0), UNKNOWN or NONE; packets learnt from; time of the first; order among lines; stream + 1.
+# Group state: format (>= 0), UNKNOWN or NONE; packets learnt from; time of the first, then of the telling; order
+# among lines; stream + 1.
 UNKNOWN, NONE = -1, -2
 G_FORMAT, G_SEEN, G_SINCE, G_RANK, G_STREAM = range(5)
 
@@ -368,6 +369,7 @@ def feed(  # type: ignore[no-untyped-def]
             if code < 0:
                 if keep(i, g, t, poff, plen, pcap, data, groups, heads, meta):
                     tell(g, groups, heads, meta, head)
+                    groups[g, G_SINCE] = t
                     replay, place = g, np.int64(0)
                 i += 1
                 continue

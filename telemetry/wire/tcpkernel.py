@@ -29,9 +29,9 @@ EVENTS: Final = (
 (
     T_BASE_SET, T_BASE, T_SAW, T_NEXT, T_NEXT_TIME, T_LASTACK, T_LASTACK_TIME, T_WINDOW, T_FLAGS, T_DUPACKS, T_HEAD,
     T_COUNT, T_LOW, T_SYN_TIME, T_FIRST_RTT, T_PROBE, T_PROBE_TIME, T_PROBED, T_LEAST_RTT, T_STALL_TIME, T_STALL_WAIT,
-    T_LAST_LEN, T_MSS,
-) = range(23)  # fmt: skip
-TCP_FIELDS: Final = 24
+    T_LAST_LEN, T_MSS, T_PEER_SET, T_PEER_BASE,
+) = range(25)  # fmt: skip
+TCP_FIELDS: Final = 25
 
 _FIN, _SYN, _RST, _PSH, _ACK = 1, 2, 4, 8, 16
 _SAW_SYN, _SAW_SYNACK = 1, 2
@@ -99,11 +99,17 @@ def segments(  # type: ignore[no-untyped-def]
         t, seq, ack, seglen, window = times[i], seqs[i], acks[i], np.int64(plens[i]), np.int64(windows[i])
         flags = np.int64(flagss[i])
         counts[0] += 1
-        if flags & (_SYN | _ACK) == _SYN and state[f, T_BASE_SET] and seq != state[f, T_BASE]:
-            # Ports used again: another connection.
-            _clear(state, f, pool, free)
-            if r >= 0:
-                _clear(state, r, pool, free)
+        if r >= 0 and not state[r, T_BASE_SET]:
+            r = np.int64(-1)  # known from further on in the batch: nothing has been seen of it
+        if flags & (_SYN | _ACK) == _SYN:
+            own = state[f, T_BASE_SET] and seq != state[f, T_BASE]
+            others = not state[f, T_BASE_SET] and r >= 0 and state[r, T_PEER_SET] and state[r, T_PEER_BASE] != seq
+            if own or others:
+                # Ports used again: another connection.
+                _clear(state, f, pool, free)
+                if r >= 0:
+                    _clear(state, r, pool, free)
+                    r = np.int64(-1)
         if not state[f, T_BASE_SET]:
             state[f, T_BASE_SET] = 1
             if flags & _SYN:
@@ -111,8 +117,8 @@ def segments(  # type: ignore[no-untyped-def]
                 state[f, T_SAW] |= _SAW_SYNACK if flags & _ACK else _SAW_SYN
             else:
                 state[f, T_BASE] = (seq - 1) & _M32
-        if r >= 0 and not state[r, T_BASE_SET] and flags & _ACK:
-            state[r, T_BASE_SET], state[r, T_BASE] = 1, (ack - 1) & _M32
+        if not state[f, T_PEER_SET] and flags & _ACK:
+            state[f, T_PEER_SET], state[f, T_PEER_BASE] = 1, (ack - 1) & _M32
         # The handshake: from the SYN to the acknowledgement that ends it.
         if flags & (_SYN | _ACK) == _SYN:
             state[f, T_SYN_TIME] = t
@@ -197,6 +203,16 @@ def segments(  # type: ignore[no-untyped-def]
         if not told & _PROBE and (nextseq == 0 or _gt(after, nextseq)):
             state[f, T_NEXT], state[f, T_NEXT_TIME] = after, t
         state[f, T_WINDOW], state[f, T_LASTACK], state[f, T_LASTACK_TIME], state[f, T_FLAGS] = window, ack, t, told
+        # Timestamps option: the echo of the value that the other side is being timed by.
+        if ts_vals[i] >= 0:
+            if r >= 0 and state[r, T_PROBED] and flags & _ACK:
+                d = (ts_ecrs[i] - state[r, T_PROBE]) & _M32
+                if d < _HALF:
+                    if d == 0:
+                        k = _row(out, k, TS_RTT, r, t, t - state[r, T_PROBE_TIME])
+                    state[r, T_PROBED] = 0
+            if not state[f, T_PROBED] and (seglen > 0 or flags & _SYN) and ts_vals[i] != state[f, T_PROBE]:
+                state[f, T_PROBED], state[f, T_PROBE], state[f, T_PROBE_TIME] = 1, ts_vals[i], t
         if r < 0:
             continue
         # What this segment acknowledges, newest first; the oldest match is the one that counts.
@@ -237,14 +253,4 @@ def segments(  # type: ignore[no-untyped-def]
                     k = _row(out, k, DELAYED, f, t, rtt)
                     if state[r, T_MSS] <= 0 or state[r, T_LAST_LEN] < state[r, T_MSS]:
                         state[r, T_STALL_TIME], state[r, T_STALL_WAIT] = t, rtt
-        # Timestamps option: the echo of the value that the other side is being timed by.
-        if ts_vals[i] >= 0:
-            if state[r, T_PROBED] and flags & _ACK:
-                d = (ts_ecrs[i] - state[r, T_PROBE]) & _M32
-                if d < _HALF:
-                    if d == 0:
-                        k = _row(out, k, TS_RTT, r, t, t - state[r, T_PROBE_TIME])
-                    state[r, T_PROBED] = 0
-            if not state[f, T_PROBED] and (seglen > 0 or flags & _SYN) and ts_vals[i] != state[f, T_PROBE]:
-                state[f, T_PROBED], state[f, T_PROBE], state[f, T_PROBE_TIME] = 1, ts_vals[i], t
     return k

@@ -45,8 +45,8 @@ def _trade(  # type: ignore[no-untyped-def]
         t = times[i]
         if proto[i] == 17:
             g = np.int64(group_of[f])
-            if g < 0 or groups[g, 0] < 0:
-                continue
+            if g < 0 or groups[g, 0] < 0 or t < groups[g, 2]:
+                continue  # not market data, or not yet known to be: the batch must make no difference
             if not by_name:
                 clock[0] = t
                 continue
