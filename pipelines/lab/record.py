@@ -89,7 +89,11 @@ def record(scenario: Scenario, seed: str, seconds: float, out: Path, rate: float
     folder = out / f"{scenario.name}-s{seed}"
     if folder.exists():
         raise ConfigError(f"lab: {folder} exists; give another --out or delete it")
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        state_dir()
+    except OSError as error:
+        raise ConfigError(f"lab: cannot write to {error.filename}: {error.strerror}") from None
     with turn(scenario.alone), interruptible():
         run_id = f"{os.getpid() % 0x10000:04x}{secrets.token_hex(2)}"
         journal = Journal.open_new(run_id)
@@ -101,6 +105,8 @@ def record(scenario: Scenario, seed: str, seconds: float, out: Path, rate: float
         try:
             label = _record(run, scenario, seed, seconds, scratch / "recording", rate)
             os.rename(scratch / "recording", folder)
+        except OSError as error:  # no space, a file of /proc or /sys that is not there
+            raise ConfigError(f"lab: {scenario.name}: {error}") from error
         finally:
             with uninterrupted():
                 run.close()

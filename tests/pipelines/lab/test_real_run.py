@@ -112,6 +112,12 @@ def test_a_folder_is_never_overwritten(run: Path) -> None:
         record(SCENARIOS["loss"], "test", 10.0, run.parent)
 
 
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot write to"):
+        record(SCENARIOS["loss"], "test", 10.0, tmp_path / "file")
+
+
 def eventually(what: Callable[[], bool], seconds: float) -> bool:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
