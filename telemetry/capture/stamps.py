@@ -38,6 +38,7 @@ from telemetry.capture.columns import (
     I64s,
     U8s,
     int64,
+    uint64,
 )
 from telemetry.capture.decode import be16, be32
 from telemetry.capture.keyframes import Keyframes
@@ -199,32 +200,37 @@ def _read(data: U8s, kind: int, off: int, lowest: int, end: int, now: int) -> tu
 
 
 @njit(cache=True, nogil=True)
-def _probe(data: U8s, n: int, kind: int, fcs: int, i64: I64s, i32: I32s, u8: U8s) -> tuple[int, int, int, int]:
-    """Count over rows [0, n): (IP packets captured whole, plausible, with the commonest device and port, proven)."""
+def _candidates(n: int, i64: I64s, i32: I32s, u8: U8s, rows: I64s) -> tuple[int, int]:
+    """Put the rows with room for a trailer into `rows`; (how many, how many IP packets were captured whole)."""
+    found = 0
     whole = 0
+    for number in range(n):
+        i = uint64(number)
+        end = i64[FRAME, i] + int64(i32[CAP, i])
+        if u8[VERSION, i] == 0 or i32[CAP, i] < i32[WIRE, i] or i64[TIME, i] == NULL:
+            continue
+        whole += 1
+        if 0 <= i64[L3_END, i] <= end - 10:
+            rows[found] = number
+            found += 1
+    return found, whole
+
+
+@njit(cache=True, nogil=True)
+def _probe(data: U8s, rows: I64s, kind: int, fcs: int, i64: I64s, i32: I32s) -> tuple[int, int, int]:
+    """Count in `rows`: (plausible trailers, those with the commonest device and port, proven ones)."""
     plausible = 0
     proven = 0
+    same = 0
     chosen = int64(-1)
     lead = 0
     for turn in range(2):
-        same = 0
-        for i in range(n):
+        for i in rows:
             off = i64[FRAME, i]
             cap = int64(i32[CAP, i])
-            if i64[TIME, i] == NULL:
+            if kind == EXPCAP and cap != int64(i32[WIRE, i]) + 16:
                 continue
-            if kind == EXPCAP:
-                if cap != int64(i32[WIRE, i]) + 16 or i32[WIRE, i] == 0:
-                    whole += 1 - turn
-                    continue
-            elif u8[VERSION, i] == 0 or i64[L3_END, i] < 0 or cap < i32[WIRE, i]:
-                continue
-            if turn == 0:
-                whole += 1
-            low = i64[L3_END, i] if i64[L3_END, i] > 0 else off
-            if kind == EXPCAP:
-                low = off + cap - 16
-            ok, _, _, device, port, begin = _read(data, kind, off, low, off + cap - fcs, i64[TIME, i])
+            ok, _, _, device, port, begin = _read(data, kind, off, i64[L3_END, i], off + cap - fcs, i64[TIME, i])
             if not ok:
                 continue
             mark = device * 65_536 + port
@@ -232,12 +238,12 @@ def _probe(data: U8s, n: int, kind: int, fcs: int, i64: I64s, i32: I32s, u8: U8s
                 plausible += 1
                 if kind == IXIA or (kind <= HPT and crc32(data, off, begin) == _le32(data, begin)):
                     proven += 1
-                if lead == 0:
+                if lead == 0:  # the majority, if there is one
                     chosen = mark
                 lead += 1 if mark == chosen else -1
             elif mark == chosen:
                 same += 1
-    return whole, plausible, same, proven
+    return plausible, same, proven
 
 
 @njit(cache=True, nogil=True)
@@ -309,9 +315,10 @@ class Stamper:
         return count
 
     def _recognise(self, a: Arena, data: U8s, n: int) -> None:
+        rows, whole = self._rows(a, n)
         best = (0, 0)
         for kind, fcs in ((METAMAKO, 0), (METAMAKO, 4), (HPT, 0), (HPT, 4), (IXIA, 0), (IXIA, 4), (EXPCAP, 0)):
-            whole, plausible, same, proven = _probe(data, n, kind, fcs, a.i64, a.i32, a.u8)
+            plausible, same, proven = _probe(data, rows, kind, fcs, a.i64, a.i32)
             agreed = kind != IXIA and plausible >= _LEAST and plausible > 0.9 * whole and same > 0.9 * plausible
             if (proven or agreed) and (proven, plausible) > best:
                 best = (proven, plausible)
@@ -319,7 +326,13 @@ class Stamper:
 
     def _place(self, a: Arena, data: U8s, n: int) -> int:
         """For a configured format: whether a new FCS follows the trailer (4), or not (0); -1 not known yet."""
-        none, four = (_probe(data, n, self._kind, fcs, a.i64, a.i32, a.u8) for fcs in (0, 4))
-        if none[1] == four[1] == 0:
+        rows, _ = self._rows(a, n)
+        none, four = (_probe(data, rows, self._kind, fcs, a.i64, a.i32) for fcs in (0, 4))
+        if none[0] == four[0] == 0:
             return -1
-        return 0 if (none[3], none[1]) >= (four[3], four[1]) else 4
+        return 0 if (none[2], none[0]) >= (four[2], four[0]) else 4
+
+    def _rows(self, a: Arena, n: int) -> tuple[I64s, int]:
+        rows = np.empty(n, np.int64)
+        found, whole = _candidates(n, a.i64, a.i32, a.u8, rows)
+        return rows[:found], int(whole)
