@@ -14,6 +14,7 @@ from telemetry.host import tables
 from telemetry.host.bypass import DpdkPorts
 from telemetry.host.clock import KernelClock
 from telemetry.host.ethtool import DriverStats
+from telemetry.host.qdisc import Qdiscs
 from telemetry.host.sources import HostSource, TextFile
 from telemetry.host.udp import UdpSockets
 
@@ -86,20 +87,24 @@ def standard_set(root: str | Path, host: str) -> Set:
     slow: list[HostSource] = [
         table(proc / "sys/net/netfilter/nf_conntrack_max", tables.single("conntrack_limit")),
     ]
+    for path in sorted((proc / "net/stat").glob("*_cache")):
+        if path.name in ("arp_cache", "ndisc_cache"):
+            slow.append(table(path, tables.neighbours(path.name.removesuffix("_cache")), hexa=True))
     for node in sorted((sys / "devices/system/node").glob("node[0-9]*")):
         slow.append(table(node / "numastat", tables.numastat(node.name[4:])))
     for cpu in sorted((sys / "devices/system/cpu").glob("cpu[0-9]*")):
         name = cpu.name[3:]
         if (cpu / "cpufreq/scaling_cur_freq").exists():
             path = cpu / "cpufreq/scaling_cur_freq"
-            slow.append(table(path, tables.single("power_frequency_hz", {"cpu": name}, scale=1000)))
+            slow.append(table(path, tables.single("cpu_frequency_hz", {"cpu": name}, scale=1000)))
         for kind in ("core", "package"):
             path = cpu / f"thermal_throttle/{kind}_throttle_count"
             if path.exists():
                 slow.append(table(path, tables.single(f"thermal_{kind}_throttle_total", {"cpu": name})))
         for state in sorted((cpu / "cpuidle").glob("state[0-9]*")):
             label = {"cpu": name, "state": _word(state / "name") or state.name}
-            slow.append(table(state / "time", tables.single("power_idle_us_total", label)))
+            slow.append(table(state / "time", tables.single("cpuidle_time_us_total", label)))
+            slow.append(table(state / "usage", tables.single("cpuidle_usage_total", label)))
     for memory in sorted((sys / "devices/system/edac/mc").glob("mc[0-9]*")):
         for kind in ("ce", "ue"):
             slow.append(
@@ -111,6 +116,7 @@ def standard_set(root: str | Path, host: str) -> Set:
     for path in sorted((root / "var/run/dpdk").glob("*/dpdk_telemetry.v2")):
         slow.append(DpdkPorts(path, host))
     if root == Path("/"):  # what has no file: the kernel that runs us
+        base.append(Qdiscs(host))
         slow.append(KernelClock(host))
     return Set(fast, base, slow)
 
@@ -146,7 +152,8 @@ def namespace_set(root: str | Path, host: str, net: str, netns: str = "", *, dev
             hardware = (device / "device").exists()  # of the others these never move
             for name in ("rx_missed_errors", "rx_crc_errors", "rx_over_errors", "rx_nohandler") if hardware else ():
                 path = device / "statistics" / name
-                base.append(TextFile(path, host, tables.single(f"nic_{name.removesuffix('_errors')}_total", label)))
+                metric = "nic_rx_missed_total" if name == "rx_missed_errors" else f"nic_{name}_total"
+                base.append(TextFile(path, host, tables.single(metric, label)))
             slow.append(TextFile(device / "carrier_changes", host, tables.single("nic_carrier_changes_total", label)))
             if hardware and live:
                 slow.append(DriverStats(device.name, host))

@@ -295,6 +295,23 @@ def conntrack_stat(rows: Sequence[Line]) -> list[Field]:
     ]
 
 
+def neighbours(cache: str) -> Parser:
+    """``net/stat/arp_cache`` and ``ndisc_cache`` (hexadecimal): what could not be resolved, a row a CPU."""
+
+    def parse(rows: Sequence[Line]) -> list[Field]:
+        where = {t.text: i for i, t in enumerate(rows[0])} if rows else {}
+        if "res_failed" not in where:
+            raise InputError(f"{cache}_cache: expected a header with 'res_failed'")
+        return [
+            Field(f"neigh_{name}_total", of_labels(cache=cache, cpu=str(i)), row[where[name]].number)
+            for i, row in enumerate(r for r in rows[1:] if r)
+            for name in ("res_failed", "unresolved_discards", "table_fulls")
+            if name in where and where[name] < len(row)
+        ]
+
+    return parse
+
+
 def numastat(node: str) -> Parser:
     """``nodeN/numastat``."""
 

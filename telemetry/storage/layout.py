@@ -26,7 +26,7 @@ DAY_NS = 86_400 * 1_000_000_000
 
 # Metrics that are read together lie together; few families make few files.
 _GROUPS = {
-    "cpu": "irq softirq cpu context interrupts forks procs sched softnet loadavg",
+    "cpu": "irq softirq cpu cpuidle context interrupts forks procs sched softnet loadavg",
     "thread": "thread process",
     "net": "netstat nic ethtool dpdk udp conntrack qdisc sockstat neigh igmp",
     "memory": "vmstat meminfo pressure disk node buddy numa cgroup",

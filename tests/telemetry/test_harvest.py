@@ -4,6 +4,7 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from telemetry.errors import ConfigError
 from telemetry.harvest import Harvester
+from telemetry.host.scan import Token
 from telemetry.types import Events, SeriesKey
 
 FIXTURES = Path(__file__).parents[1] / "fixtures/proc"
@@ -78,10 +80,12 @@ EXPECTED = {
         'disk_flush_ms_total{host="h",device="nvme0n1"}': 11,
         'disk_inflight{host="h",device="nvme0n1"}': 2,
         'node_numa_miss_total{host="h",node="0"}': 5,
-        'power_frequency_hz{host="h",cpu="0"}': 3_500_000_000,
-        'power_idle_us_total{host="h",cpu="0",state="C1E"}': 777,
+        'cpu_frequency_hz{host="h",cpu="0"}': 3_500_000_000,
+        'cpuidle_time_us_total{host="h",cpu="0",state="C1E"}': 777,
         'thermal_core_throttle_total{host="h",cpu="0"}': 2,
         'thermal_millicelsius{host="h",type="x86_pkg_temp",zone="0"}': 54000,
+        'nic_rx_crc_errors_total{host="h",device="ens1f0"}': 1,
+        'neigh_res_failed_total{host="h",cache="arp",cpu="1"}': 255,
         'edac_ce_errors_total{host="h",mc="0"}': 3,
         'irq_affinity_mask{host="h",irq="131"}': 3,
         'sysctl{host="h",index="2",name="net.ipv4.tcp_rmem"}': 6291456,
@@ -309,3 +313,26 @@ def test_live_a_busy_thread_is_seen() -> None:
     assert len(mine) == 1
     assert second[mine[0]] - first.get(mine[0], 0) > 10_000_000
     assert SeriesKey.parse(mine[0]).label("process")
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not os.access("/proc/slabinfo", os.R_OK), reason="needs root on Linux")
+def test_live_a_file_of_several_pages() -> None:
+    """seq_file hands out a page a read: all of them are read, in the one call as well as alone."""
+    from telemetry.host.scan import Field
+    from telemetry.host.sources import TextFile
+    from telemetry.host.tier import Tier
+
+    def slabs(rows: Sequence[list[Token]]) -> list[Field]:
+        return [Field("slab_objects", (("i", str(i)),), r[1].number) for i, r in enumerate(rows[2:]) if len(r) > 1]
+
+    file = TextFile("/proc/slabinfo", "h", slabs)
+    tier = Tier([file])
+    tier.retry()
+    assert file.size > 4096
+    assert file.reads > 1
+    for _ in range(5):
+        batch = tier.sample()
+        assert len(batch) == len(tier.keys) > 50
+    assert tier.rediscovered == 0
+    tier.close()
