@@ -43,33 +43,42 @@ def through_api(batches: Sequence[Events] | Iterator[Events], exact: bool) -> li
     part = Part("window", {"select": "wire_latency_ns", "window": "1s", "columns": COLUMNS, "exact": exact})
     builder = build_features([part], lateness_ns=1_000_000)
     out: list[Panel] = []
-    last = 0
     for batch in batches:
         builder.push(batch)
         out += builder.close(builder.watermark_ns)
-        last = int(batch.time_ns.max())
-    return [*out, *builder.close((last // SECOND + 1) * SECOND)]
+    return [*out, *builder.close((builder.newest_ns // SECOND + 1) * SECOND)]
 
 
-def bare_kernel(series: np.ndarray, value: np.ndarray) -> None:
-    """Partition and fill, second by second, on arrays at hand: what nothing around it could be faster than."""
-    from features.collect import _count, _scatter
+def bare_kernel(whole: Events) -> None:
+    """The kernels alone, on arrays at hand: into a buffer, partition, fill, second by second."""
+    from features.collect import _append, _count, _scatter
     from features.sketch import SPAN
     from features.window_kernels import fill
 
-    none, names = np.empty(0, np.int64), np.empty(0, np.int32)
-    values, edge, hist = np.empty(PER_SECOND), np.zeros(2), np.zeros(SPAN, np.int32)
+    none, names, local = np.empty(0, np.int64), np.empty(0, np.int32), np.arange(SERIES)
+    edge, hist = np.zeros(2), np.zeros(SPAN, np.int32)
+    ring, values = (np.empty(PER_SECOND, np.int32), none, np.empty(PER_SECOND)), np.empty(PER_SECOND)
     want = np.array([0, 1, -1, 2, 3, -1, -1, -1])
     alive, born = np.ones((1, SERIES), np.bool_), np.zeros(SERIES, np.bool_)
-    for a in range(0, len(series), PER_SECOND):
-        s, v = series[a : a + PER_SECOND], value[a : a + PER_SECOND]
+    for a in range(0, len(whole), PER_SECOND):
+        part = whole[a : a + PER_SECOND]
+        n = len(part)
+        arrays = [x.view() for x in (part.series, part.time_ns, part.value)]
+        for x in arrays:
+            x.flags.writeable = False  # as the builder gives them: the same compiled code
+        _append(
+            *arrays, np.empty(0, np.bool_), False, local, True, 0, False, 0, 0, 0, 1 << 62, *ring, *ring, *ring,
+            np.zeros(4, np.int64),
+        )  # fmt: skip
         offset = np.zeros(SERIES + 1, np.int64)
-        _count(s, none, len(s), False, SECOND, 0, 0, 0, 1, SERIES, offset)
+        _count(ring[0], none, n, False, SECOND, 0, 0, 0, 1, SERIES, offset)
         np.cumsum(offset, out=offset)
         at_cell = offset[:-1].copy()
-        _scatter(s, none, v, len(s), False, SECOND, 0, 0, 0, 1, SERIES, False, at_cell, names, none, values)
+        _scatter(
+            ring[0], none, ring[2], n, False, SECOND, 0, 0, 0, 1, SERIES, False, at_cell, names, none, values
+        )  # fmt: skip
         fill(
-            offset, values[: len(s)], values[: len(s)].view(np.int64), SERIES, alive, born, want, np.inf, False,
+            offset, values[:n], values[:n].view(np.int64), SERIES, alive, born, want, np.inf, False,
             np.array(PROBS), np.arange(4, 8), hist, edge, edge.view(np.int64), np.full((1, SERIES, 8), np.nan),
         )  # fmt: skip
 
@@ -118,7 +127,7 @@ def _windows(n: int, rounds: int) -> list[float]:
     jobs: dict[str, Callable[[], Any]] = {
         "sketch": lambda: through_api(batches, exact=False),
         "exact": lambda: through_api(batches, exact=True),
-        "kernel": lambda: bare_kernel(whole.series, whole.value),
+        "kernel": lambda: bare_kernel(whole),
         "duckdb": _duckdb(whole),
         "polars": _polars(whole),
     }

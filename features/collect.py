@@ -138,14 +138,23 @@ def _count(series, time, n, mixed, step, here, first, last, reach, width, offset
 def _scatter(
     series, time, value, n, mixed, step, here, first, last, reach, width, timed, at_cell, names, times, values
 ):  # fmt: skip
-    """Put values (and, if `timed`, times and flagged series) at their cells."""
-    if reach == 1 and not mixed and not timed:  # the common case, plain
+    """Put values (and, if `timed`, times; and flagged series, if there is room for them) at their cells."""
+    named = names.shape[0] > 0
+    if reach == 1 and not mixed and not named:  # the common case, plain
         cell = (here - first) * width
-        for i in range(n):
-            c = cell + series[i]
-            k = at_cell[c]
-            at_cell[c] = k + 1
-            values[k] = value[i]
+        if timed:
+            for i in range(n):
+                c = cell + series[i]
+                k = at_cell[c]
+                at_cell[c] = k + 1
+                values[k] = value[i]
+                times[k] = time[i]
+        else:
+            for i in range(n):
+                c = cell + series[i]
+                k = at_cell[c]
+                at_cell[c] = k + 1
+                values[k] = value[i]
         return
     at = here
     lo = hi = 0
@@ -165,6 +174,7 @@ def _scatter(
             values[k] = v
             if timed:
                 times[k] = time[i]
+            if named:
                 names[k] = flagged
 
 
@@ -180,8 +190,10 @@ class Cells:
         The cell of (window w, series s) is ``w * width + s``.
     offset : (windows * width + 1,) int64
     values : float64 or int64
-    times, names : int64, int32
+    times : int64
         Empty unless asked for.
+    names : int32
+        Series with their `FLOAT_BIT`; empty if all values are integers or all are not.
     """
 
     first: int
@@ -244,6 +256,7 @@ class Log:
     ) -> None:  # fmt: skip
         self.step_ns, self.reach, self.dtype, self.timed = step_ns, reach, dtype, timed
         self.nans = 0
+        self._named = False  # whether there are bits of float64 in a log of integers
         self._newest: int | None = None  # number of the newest step
         self._hot = [_Buffer(dtype, timed), _Buffer(dtype, timed)]  # of the step before it, and its own
         self._older: dict[int, _Buffer] = {}
@@ -260,6 +273,7 @@ class Log:
         flag = 0
         if self.dtype is np.int64 and value.dtype != np.int64:
             flag = FLOAT_BIT
+            self._named = True
             bad = np.isnan(value)
             self.nans += int(bad.sum() if keep is None else (bad & keep).sum())
             keep = ~bad if keep is None else keep & ~bad
@@ -374,10 +388,10 @@ class Log:
         part.set(part.series[: part.n][stays], time, part.value[: part.n][stays])
 
     def _room(self, total: int) -> tuple[NDArray[Any], Int64, NDArray[np.int32]]:
-        if self._scratch is None or len(self._scratch[0]) < total:
+        if self._scratch is None or len(self._scratch[0]) < total or (self._named and not len(self._scratch[2])):
             room = max(total + total // 8, 256)
-            timed = room if self.timed else 0
-            self._scratch = np.empty(room, self.dtype), np.empty(timed, np.int64), np.empty(timed, np.int32)
+            timed, named = room if self.timed else 0, room if self._named else 0
+            self._scratch = np.empty(room, self.dtype), np.empty(timed, np.int64), np.empty(named, np.int32)
         values, times, names = self._scratch
         return values[:total], times[:total], names[:total]
 
@@ -406,10 +420,11 @@ class Log:
             "value": np.concatenate([b.value[: b.n] for b in buffers]),
             "time": np.concatenate([b.time[: b.n] for b in buffers if b.timed]),
             "nans": np.array(self.nans),
+            "named": np.array(self._named),
         }
 
     def restore(self, state: State) -> None:
-        self.nans = int(state["nans"])
+        self.nans, self._named = int(state["nans"]), bool(state["named"])
         self._newest = int(state["newest"][0]) if len(state["newest"]) else None
         steps = [int(k) for k in state["steps"]]
         buffers = [_Buffer(self.dtype, self.timed) for _ in steps]

@@ -53,9 +53,14 @@ def _rates(
     `values` and `reals` are one buffer seen as int64 and float64, `held` (S, 1) likewise through `held_float`'s flag.
     """
     held_real = held.view(np.float64)
+    named = names.shape[0] > 0
     for s in range(width):
         t0 = held_t[s]
+        v0 = held[s]
+        was_float = held_float[s]
+        wraps = wrap[s]
         b = boot_from[s]
+        b_end = boot_to[s]
         for w in range(windows):
             lo = offset[w * width + s]
             hi = offset[w * width + s + 1]
@@ -63,50 +68,56 @@ def _rates(
                 t = times[i]
                 if t < times[i - 1]:
                     x = values[i]
-                    m = names[i]
+                    m = names[i] if named else 0
                     j = i - 1
                     while j >= lo and times[j] > t:
                         times[j + 1] = times[j]
                         values[j + 1] = values[j]
-                        names[j + 1] = names[j]
+                        if named:
+                            names[j + 1] = names[j]
                         j -= 1
                     times[j + 1] = t
                     values[j + 1] = x
-                    names[j + 1] = m
+                    if named:
+                        names[j + 1] = m
             up = 0.0
             span = 0
             resets = 0
             pairs = 0
             for i in range(lo, hi):
                 t = times[i]
-                is_float = names[i] >= 1073741824
+                v = values[i]
+                is_float = named and names[i] >= 1073741824
                 if t0 > -4611686018427387904:
-                    if is_float or held_float[s]:
-                        now = reals[i] if is_float else float(values[i])
-                        before = held_real[s] if held_float[s] else float(held[s])
+                    if is_float or was_float:
+                        held[s] = v0
+                        now = reals[i] if is_float else float(v)
+                        before = held_real[s] if was_float else float(v0)
                         d = now - before
                     else:
-                        whole = values[i] - held[s]
-                        if whole < 0 and wrap[s] and 2147483648 <= held[s] < 4294967296 and whole < -2147483648:
+                        whole = v - v0
+                        if whole < 0 and wraps and 2147483648 <= v0 < 4294967296 and whole < -2147483648:
                             whole += 4294967296
                         d = float(whole)
-                    while b < boot_to[s] and boots[b] <= t0:
+                    while b < b_end and boots[b] <= t0:
                         b += 1
-                    if d < 0.0 or (b < boot_to[s] and boots[b] <= t):
+                    if d < 0.0 or (b < b_end and boots[b] <= t):
                         resets += 1
                     elif t - t0 <= gap:
                         up += d
                         span += t - t0
                         pairs += 1
                 t0 = t
-                held[s] = values[i]
-                held_float[s] = is_float
+                v0 = v
+                was_float = is_float
             out[w, s, 0] = up
             out[w, s, 1] = span
             out[w, s, 2] = resets
             out[w, s, 3] = hi - lo
             out[w, s, 4] = pairs
         held_t[s] = t0
+        held[s] = v0
+        held_float[s] = was_float
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
