@@ -22,7 +22,7 @@ import numpy as np
 
 from telemetry.errors import StoreError
 from telemetry.selectors import Select, predicate
-from telemetry.storage.cut import adopt, commit_files, cut_segment
+from telemetry.storage.cut import adopt, commit_files, cut_up_to
 from telemetry.storage.index import SegmentIndex
 from telemetry.storage.layout import part
 from telemetry.storage.log import Encoder, start_segment
@@ -344,7 +344,7 @@ class Store:
         if self._cutter is not None:
             self._cutter.drain()
         try:
-            self.torn_bytes += cut_segment(self.path, path)
+            self.torn_bytes += cut_up_to(self.path, path)
         except OSError as error:
             # The rows are safe in the segment; the next writer, or the next cut, takes them on.
             if error.errno not in _FULL:
@@ -367,7 +367,7 @@ class _Cutter:
 
     def _cut(self, path: Path) -> int:
         try:
-            return cut_segment(self._root, path)
+            return cut_up_to(self._root, path)
         except (OSError, StoreError):
             return 0  # left in the log, where it counts as well; the next writer takes it on
 

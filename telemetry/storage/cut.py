@@ -15,7 +15,7 @@ from telemetry.storage.manifest import Entry, Manifest, locked, read_manifest, w
 from telemetry.storage.partition import PartitionWriter
 from telemetry.storage.segments import log_batches, segment_name, segments
 
-__all__ = ["adopt", "commit_files", "cut_segment"]
+__all__ = ["adopt", "commit_files", "cut_segment", "cut_up_to"]
 
 
 def adopt(root: Path) -> int:
@@ -23,10 +23,17 @@ def adopt(root: Path) -> int:
     return sum(cut_segment(root, path) for path in segments(root))
 
 
+def cut_up_to(root: Path, path: Path) -> int:
+    """Cut a writer's segments in order, up to this one."""
+    name = segment_name(path)
+    return sum(cut_segment(root, p) for p in segments(root) if name and (segment_name(p) or ("", 0))[0] == name[0])
+
+
 def cut_segment(root: Path, path: Path) -> int:
     """Turn a segment that nobody writes any more into Parquet; return the bytes of its torn tail.
 
-    A segment held by a writer is left alone.
+    A segment held by a writer is left alone; so is one before which another of the same writer still waits (the
+    manifest knows a writer's segments by one number).
     """
     name = segment_name(path)
     if name is None:
@@ -40,8 +47,11 @@ def cut_segment(root: Path, path: Path) -> int:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return 0
-        if read_manifest(root).cut.get(name[0], 0) > name[1]:
+        cut = read_manifest(root).cut
+        if cut.get(name[0], 0) > name[1]:
             path.unlink(missing_ok=True)
+            return 0
+        if _earlier(root, name, cut):
             return 0
         index = SegmentIndex()
         index.extend(file.fileno())
@@ -55,12 +65,19 @@ def cut_segment(root: Path, path: Path) -> int:
             files = out.finish()
             with locked(root):
                 manifest = read_manifest(root)
+                if _earlier(root, name, manifest.cut):
+                    return 0
                 writers = {n[0] for p in (root / "log").glob("*.twl") if (n := segment_name(p))}
                 manifest.cut = {w: n for w, n in manifest.cut.items() if w in writers}
                 manifest.cut[name[0]] = max(name[1] + 1, manifest.cut.get(name[0], 0))
                 commit_files(root, manifest, add=files)
         path.unlink(missing_ok=True)
         return index.lost
+
+
+def _earlier(root: Path, name: tuple[str, int], cut: dict[str, int]) -> bool:
+    names = (segment_name(p) for p in segments(root, cut))
+    return any(n is not None and n[0] == name[0] and n[1] < name[1] for n in names)
 
 
 def commit_files(

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,8 @@ class Snapshot:
     Opens the segments between two looks at the manifest: equal generations mean that no row is counted twice or
     not at all.
     """
+
+    _filesystem: Any = None
 
     def __init__(self, root: Path, known: dict[tuple[str, int], SegmentIndex] | None = None) -> None:
         self._root = root
@@ -109,10 +112,10 @@ class Snapshot:
         found = {k for _, index in self._logs for k in index.used_keys()}
         for f in self.files:
             if _may_hold(f, selectors):
-                found |= read_keys(self._where(f), f.host)
+                found |= read_keys(self._where(f), f.host, self._filesystem)
         return found
 
-    def _where(self, entry: Entry) -> Path:
+    def _where(self, entry: Entry) -> str | Path:
         path = self._root / entry.path
         if not path.exists():  # replaced since: it lies in the trash for as long as a reader may take
             aside = self._root / "trash" / f"{entry.order}.parquet"
@@ -124,7 +127,7 @@ class Snapshot:
         try:
             whole = seen[0] <= f.seen_min and f.seen_max < seen[1] and time is None
             span = (-(2**63), 2**63 - 1) if whole else seen
-            for rows in read_file(self._where(f), f.host, table, span, time):
+            for rows in read_file(self._where(f), f.host, table, span, time, self._filesystem):
                 real = np.full(len(rows), rows.value.dtype.kind == "f")
                 rows.value = rows.value.view(np.int64)
                 yield rows, real

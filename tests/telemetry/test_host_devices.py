@@ -185,7 +185,7 @@ def test_a_qdisc_message() -> None:
 
 @pytest.mark.root
 def test_qdiscs_of_a_real_device() -> None:
-    made = subprocess.run(["ip", "link", "add", "twq0", "type", "dummy"], capture_output=True)
+    made = subprocess.run(["ip", "link", "add", "twq0", "type", "veth", "peer", "name", "twq1"], capture_output=True)
     if made.returncode:
         pytest.skip("cannot make a device")
     try:

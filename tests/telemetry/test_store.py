@@ -20,9 +20,9 @@ from telemetry.errors import StoreError
 from telemetry.storage.manifest import read_manifest
 from telemetry.store import Store
 from telemetry.types import Events, SeriesKey
+from tests.naive.rows import T0, ticks
 
 ALL = (-(2**63), 2**63 - 1)
-T0 = 1_700_000_000_000_000_000
 HOSTILE = ("../../etc", "a/b", "..", "", "h\x00st", 'q"uo\nte', "é" * 200, "host=1", "%2e%2e", "con,ma")
 
 
@@ -37,23 +37,6 @@ def batch(
         seen.astype(np.int64) + offset,
         value.astype(dtype),
     )
-
-
-def ticks(host: str, n: int, *, start: int = 0, series: int = 5, step: int = 100_000_000) -> list[Events]:
-    keys = tuple(SeriesKey.of(host, "irq_total", cpu=i) for i in range(series))
-    out = []
-    for i in range(start, start + n):
-        at = T0 + i * step
-        out.append(
-            Events(
-                keys,
-                np.arange(series),
-                np.full(series, at),
-                np.full(series, at + 7),
-                np.arange(series) + np.int64(i) * 3,
-            )
-        )
-    return out
 
 
 def flat(store: Store, **options: object) -> list[tuple[str, int, int, str, float]]:
@@ -96,7 +79,7 @@ def histories(draw: st.DrawFn) -> list[Events]:
     return out
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(history=histories(), cut=st.sampled_from([0, 1000, 10**18]), stops=st.sets(st.integers(0, 8)))
 def test_gives_back_what_was_appended(
     tmp_path_factory: pytest.TempPathFactory, history: list[Events], cut: int, stops: set[int]
@@ -426,6 +409,29 @@ def test_reading_in_a_thread_while_appending(tmp_path: Path) -> None:
     assert len(flat(store)) == 1000
 
 
+def test_segments_of_a_writer_are_cut_in_order(tmp_path: Path) -> None:
+    """While an earlier one is held by somebody, the later ones wait: no moment in which rows are in neither place."""
+    import fcntl
+
+    store = Store(tmp_path / "s", flush_ns=0, writer="w", background=True)
+    for b in ticks("tx1", 10):
+        store.append(b)
+    with (tmp_path / "s/log/w-0.twl").open("rb") as held:
+        copy = (tmp_path / "s/log/w-0.twl").read_bytes()
+        os.close(store._fd)
+        store._fd, store._number = -1, 1
+        fcntl.flock(held, fcntl.LOCK_EX)
+        for b in ticks("tx1", 10, start=10):
+            store.append(b)
+        store.close()
+        assert len(flat(store)) == 100
+        assert (tmp_path / "s/log/w-0.twl").read_bytes() == copy
+        assert (tmp_path / "s/log/w-1.twl").exists()
+    Store(tmp_path / "s").compact()
+    assert not list((tmp_path / "s/log").glob("*.twl"))
+    assert flat(store) == naive(ticks("tx1", 20))
+
+
 def test_last_seen_is_cheap(tmp_path: Path) -> None:
     """Neither pyarrow nor numba nor pandas is imported to see whether there is anything new."""
     with Store(tmp_path / "s") as store:
@@ -454,7 +460,7 @@ def test_memory_of_reading_is_bounded(tmp_path: Path) -> None:
     assert time.process_time() - start < 20
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.data())
 def test_the_compiled_step_writes_the_same_bytes(data: st.DataObject) -> None:
     """A process with numba and one without write the same log."""
