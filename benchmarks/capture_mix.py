@@ -58,16 +58,19 @@ def cached(packets: int, seed: int = 7) -> Path:
     return path if path.exists() else generate(path, packets, seed)
 
 
+int64: Any = np.int64  # untyped: inside kernels numba types it
+
+
 def _plan(packets: int, seed: int, rate: float) -> tuple[Any, ...]:
     """When each packet is sent, what it is, of which group or flow, and its number there."""
     rng = np.random.default_rng(seed)
     span = packets / rate * 1e9
     ticks = max(int(packets * 0.3), 1)
-    base = np.sort(rng.random(ticks) * span)
+    at = np.sort(rng.random(ticks) * span)
     # a tenth of the ticks come in bursts, as after a trade
     burst = rng.random(ticks) < 0.1
-    base[burst] = np.floor(base[burst] / 1e7) * 1e7 + rng.exponential(2e5, int(burst.sum()))
-    base = np.sort(base).astype(np.int64) + 2_000_000
+    at[burst] = np.floor(at[burst] / 1e7) * 1e7 + rng.exponential(2e5, int(burst.sum()))
+    base = np.sort(at).astype(np.int64) + 2_000_000
     group = rng.integers(0, GROUPS, ticks)
     order = np.argsort(group, kind="stable")
     number = np.empty(ticks, np.int64)
@@ -177,7 +180,7 @@ def _write(
     while at < len(time_ns) and o + 2048 < len(out):
         t = time_ns[at]
         what = kind[at]
-        w = np.int64(who[at])
+        w = int64(who[at])
         head = o
         o += 16
         if what <= 1:
@@ -205,8 +208,8 @@ def _write(
                 _noise(out, o + 3, MESSAGE - 1, first[k] + m + (w << 40))
                 o += MESSAGE + 2
         else:
-            client = what == _ORDER or what == _REPORT_ACK or what == _AGAIN or what == _SYN or what == _HELLO
-            size = np.int64(index[at])
+            client = what in (_ORDER, _REPORT_ACK, _AGAIN, _SYN, _HELLO)
+            size = int64(index[at])
             flags = 0x10
             mine = 0 if client else 1
             seq = state[w, mine]
@@ -215,9 +218,9 @@ def _write(
                 seq -= size
             if size > 0:
                 flags |= 8
-            if what == _SYN or what == _SYNACK:
+            if what in (_SYN, _SYNACK):
                 flags = 2 if what == _SYN else 0x12
-            options = 20 if what == _SYN or what == _SYNACK else 12
+            options = 20 if what in (_SYN, _SYNACK) else 12
             a = (10 << 24) | (2 << 16) | (1 + w)
             b = (10 << 24) | (3 << 16) | 1
             o = _ip(out, o, 40 + options + size, 6, at, a if client else b, b if client else a, 64)
@@ -243,7 +246,7 @@ def _write(
             o += options
             _noise(out, o, size, seq * 8191 + w * 2 + mine)
             o += size
-            if what == _SYN or what == _SYNACK:
+            if what in (_SYN, _SYNACK):
                 state[w, mine] += 1
             elif what != _AGAIN:
                 state[w, mine] += size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import socket
 import subprocess
 import sys
 import tempfile
@@ -93,15 +94,33 @@ def _wall(groups: list[list[Path]], warm: Path) -> float:
 
 
 def _dpkt_seconds(path: Path, packets: int) -> float:
-    """CPU seconds of dpkt's full parse of the first packets (Ethernet, IP, TCP or UDP objects)."""
+    """CPU seconds of dpkt's full parse of the first packets: the same columns, one tuple a packet."""
     import dpkt  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
+    rows: list[tuple[object, ...]] = []
     before = time.process_time()
     with open(path, "rb") as file:
-        for number, (_, frame) in enumerate(dpkt.pcap.Reader(file)):
+        for number, (stamp, frame) in enumerate(dpkt.pcap.Reader(file)):
             if number == packets:
                 break
-            dpkt.ethernet.Ethernet(frame)
+            ether = dpkt.ethernet.Ethernet(frame)
+            ip = ether.data
+            if not isinstance(ip, dpkt.ip.IP):
+                continue
+            row: tuple[object, ...] = (
+                stamp, len(frame), ether.type, socket.inet_ntop(socket.AF_INET, ip.src),
+                socket.inet_ntop(socket.AF_INET, ip.dst), ip.p, ip.ttl, ip.id,
+            )  # fmt: skip
+            layer = ip.data
+            if isinstance(layer, dpkt.udp.UDP):
+                row = (*row, layer.sport, layer.dport, len(layer.data))
+            elif isinstance(layer, dpkt.tcp.TCP):
+                options = dpkt.tcp.parse_opts(layer.opts)
+                row = (
+                    *row, layer.sport, layer.dport, len(layer.data), layer.seq, layer.ack, layer.flags, layer.win,
+                    tuple(options),
+                )  # fmt: skip
+            rows.append(row)
     return time.process_time() - before
 
 
