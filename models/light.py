@@ -32,6 +32,30 @@ def quantum_of(column: str, window_ns: int) -> float:
     return 1e-3
 
 
+def _season(panel: Panel) -> Float64:
+    """Slots of the profile: NaN on days without a session, -2 where a half day differs from other days.
+
+    From five minutes before an early close nothing is as on other days, and the clock knows it: those windows are
+    learnt but not scored.
+    """
+    slots = np.ascontiguousarray(panel.column("clock_slot"), np.float64)
+    have = set(panel.columns)
+    holiday = panel.column("clock_holiday") if "clock_holiday" in have else np.zeros(slots.shape)
+    free = holiday >= 1.0
+    if "clock_phase" not in have:
+        return np.where(free, np.nan, slots)
+    phase = panel.column("clock_phase")
+    if "clock_weekday" in have:
+        free = free | ((panel.column("clock_weekday") >= 5.0) & (phase == 0.0))
+    half = (holiday > 0.0) & (holiday < 1.0)
+    over = np.zeros(slots.shape, np.bool_)
+    if "clock_to_open_s" in have:
+        over |= half & ((phase == 0.0) | (phase == 4.0)) & (panel.column("clock_to_open_s") > 43_200.0)
+    if "clock_to_close_s" in have:
+        over |= half & (phase == 2.0) & (panel.column("clock_to_close_s") < 300.0)
+    return np.where(over, -2.0, np.where(free, np.nan, slots))
+
+
 class LightModel:
     """Calibrated surprise of each channel, in one compiled pass over the panel.
 
@@ -206,9 +230,7 @@ class LightModel:
         band = np.empty((3, windows, channels) if explain else (0, 0, 0))
         slots = np.empty((0, 0))
         if self._profile.shape[1] and "clock_slot" in panel.columns:
-            slots = np.ascontiguousarray(panel.column("clock_slot"), np.float64)
-            if "clock_holiday" in panel.columns:
-                slots = np.where(panel.column("clock_holiday") > 0.0, np.nan, slots)
+            slots = _season(panel)
         advance_light(
             values.reshape(windows, channels),
             slots,

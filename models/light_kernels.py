@@ -28,7 +28,22 @@ FIELDS = (
     *("age", "level", "scale", "long_scale", "trend_free", "slow", "slow_dev", "ref", "creep_dev", "cusum_up"),
     *("cusum_down", "cusum_size", "weight", "slow_weight", "refit_at", "run", "candidate", "candidate_dev", "slot"),
     *("slot_sum", "slot_count", "profile", "profile_dev", "offset", "anchor", "centre", "creep_run", "flagged"),
-    *("stagger", "band_up", "band_down", "before", "move", "slot_miss", "miss", "like", "unlike", "follow", "hot_at", "hots", "again"),
+    *(
+        "stagger",
+        "band_up",
+        "band_down",
+        "before",
+        "move",
+        "slot_miss",
+        "miss",
+        "like",
+        "unlike",
+        "follow",
+        "hot_at",
+        "hots",
+        "again",
+        "told",
+    ),
 )
 PARAMS = (
     *("alpha", "beta", "clip", "warmup", "memory", "refit", "relearn", "creep_relearn"),
@@ -38,7 +53,7 @@ PARAMS = (
 (AGE, LEVEL, SCALE, LONG, FREE, SLOW, SLOWDEV, REF, CREEP, CUP) = range(10)
 (CDOWN, CSIZE, WEIGHT, SWEIGHT, REFIT, RUN, CAND, CDEV, SLOT) = range(10, 19)
 (SSUM, SCOUNT, PROF, PDEV, OFF, ANCHOR, CENTRE, CRUN, FLAGGED) = range(19, 28)
-(STAGGER, BANDUP, BANDDOWN, BEFORE, MOVE, SMISS, MISS, LIKE, UNLIKE, FOLLOW, HOTAT, HOTS, AGAIN) = range(28, 41)
+(STAGGER, BANDUP, BANDDOWN, BEFORE, MOVE, SMISS, MISS, LIKE, UNLIKE, FOLLOW, HOTAT, HOTS, AGAIN, TOLD) = range(28, 42)
 
 _OFFSET = (1023 - 3) * 4
 _ONE = 12  # the bucket that starts at one deviation: less is never a tail
@@ -258,6 +273,17 @@ def _watch_run(r: Array, n: int, x: float, up: bool, relearn: float) -> None:
 
 
 @njit(cache=True, nogil=True)
+def _follow(r: Array, n: int, x: float) -> None:
+    """A window that the clock says is like no other: the level follows, nothing else learns."""
+    r[n, LEVEL] += 0.1 * (x - r[n, LEVEL])
+    r[n, CENTRE] = r[n, FREE] - r[n, LEVEL]
+    r[n, BEFORE] = x
+    r[n, MISS] = 0.0
+    r[n, RUN] = 0.0
+    r[n, FLAGGED] = 0.0
+
+
+@njit(cache=True, nogil=True)
 def _start(r: Array, n: int, x: float) -> None:
     for k in (LEVEL, FREE, SLOW, REF, ANCHOR, CAND, BEFORE):
         r[n, k] = x
@@ -312,6 +338,15 @@ def _block(
                     slot = int(v)
                 if slot != int(r[n, SLOT]):
                     _enter_slot(r, n, slot, profile, slot_gain)
+                if v == -2.0:
+                    _follow(r, n, x)
+                    surprise[w, n] = math.nan
+                    side[w, n] = 0
+                    if explain:
+                        band[0, w, n] = math.nan
+                        band[1, w, n] = math.nan
+                        band[2, w, n] = math.nan
+                    continue
             # how far from the level, and from the profile: the nearer of the two counts
             level = r[n, LEVEL]
             long_scale = r[n, LONG]
@@ -342,6 +377,15 @@ def _block(
                     z = zs
                     wide = spare
                     expected = usual
+                if abs(usual - level) > 4.0 * scale and r[n, FLAGGED] == 0.0:
+                    # in the middle of a known burst the last window says more than a slot's mean
+                    last_x = r[n, BEFORE]
+                    spare = max(scale, 1.25 * r[n, PDEV], 0.1 * abs(last_x - level))
+                    zs = (x - last_x) / spare
+                    if abs(zs) < abs(z):
+                        z = zs
+                        wide = spare
+                        expected = last_x
             j = 1 if z < 0.0 else 0
             az = abs(z)
             bits = np.float64(az).view(np.int64)
@@ -445,7 +489,7 @@ def _block(
                 if age < 4.0 * warmup:
                     r[n, REF] = slow
                 else:
-                    cdev = max(r[n, CREEP], 0.02 * abs(ref), 0.5 * sdev)
+                    cdev = max(r[n, CREEP], 0.02 * max(abs(ref), abs(level)), 0.5 * sdev)
                     if abs(creep) > cdev:
                         s_creep = min(0.434 * abs(creep) / cdev, claim * math.log10(1.0 + age / creep_unit))
                         if s_creep > held:
@@ -464,9 +508,12 @@ def _block(
                         r[n, REF] = slow
                         r[n, CRUN] = 0.0
                 # a slow view speaks once in 16 windows, for all of them
-                if int(age) & 15 == 0 and held > 0.5 and held + _SIXTEEN > said - _TWO:
-                    said = held + _SIXTEEN + _TWO
-                    which = held_side
+                if int(age) & 15 == 0:
+                    r[n, TOLD] *= 0.999
+                    if held > max(0.5, r[n, TOLD] + 0.3) and held + _SIXTEEN > said - _TWO:
+                        r[n, TOLD] = held
+                        said = held + _SIXTEEN + _TWO
+                        which = held_side
             s = said - _TWO
             if s > 2.0:
                 s = min(s, claim * math.log10(age + 1.0))
@@ -520,7 +567,7 @@ def advance_light(
     values : (W, N) float64
         Channels of one panel; not finite is missing and changes nothing.
     slots : (W, N / C) float64 or (0, 0)
-        Slot of the clock, NaN or negative for none.
+        Slot of the clock, NaN or negative for none; -2: learn the level, do not score.
     prm : (len(PARAMS),) float64
     quanta : (C,) float64
         Smallest step that means something, per column; above 0.
