@@ -124,6 +124,12 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                     if not bottom or o >= end:
                         break
                     step = GUESS
+                    if data[uint64(o)] >> 4 == 0 and o + 18 <= end:  # a pseudowire's control word, then Ethernet
+                        et = be16(data, o + 16)
+                        if et == 0x0800 or et == 0x86DD or et == 0x8100 or et == 0x88A8 or et == 0x0806:
+                            o += 4
+                            step = ETHER
+                            continue
                 elif et == 0x8864:
                     if o + 6 > end or data[uint64(o)] != 0x11 or data[uint64(o + 1)] != 0:
                         break

@@ -44,9 +44,6 @@ EXPLAINED: dict[str, tuple[set[str], str]] = {
     "hft/erf-ethernet-example.erf": ({"interface"}, _ERF),
     "formats/LibtraceTeam_libtrace/test/traces/100_packets.erf": ({"interface"}, _ERF),
     "formats/LibtraceTeam_libtrace/test/traces/5_packets.erf": ({"interface"}, _ERF),
-    "formats/appneta_tcpreplay/test/test.pcap": (
-        {"vlan", "ip_version", "message_type", "message_code"}, "Ethernet in an MPLS pseudowire is not decoded further",
-    ),
     "formats/kbandla_dpkt/examples/data/nb6-http.pcap": ({"*"}, "L2TP is not decoded further"),
     LIBPCAP + "filter/AH-IPcomp-IPv4.pcap": ({"*"}, "IPComp: tshark inflates the packet inside"),
     LIBPCAP + "filter/AH-IPcomp-IPv6.pcap": ({"*"}, "IPComp: tshark inflates the packet inside"),
