@@ -25,6 +25,7 @@ from telemetry.prometheus import Scraper
 from telemetry.record import RecordReader, read_record_spec
 from telemetry.remote_link import Sender
 from telemetry.storage.layout import part
+from telemetry.storage.published import publish
 from telemetry.store import Store
 from telemetry.types import Nanos
 
@@ -32,6 +33,7 @@ __all__ = [
     "Pusher",
     "Summary",
     "address",
+    "copy",
     "followers",
     "harvest",
     "housekeeping_cpus",
@@ -125,6 +127,7 @@ def harvest(
     max_bytes: int | None = None,
     pinned_to: list[int] | None = None,
     tell: Callable[[int], None] | None = None,
+    publish_to: str | None = None,
 ) -> Summary:
     """Sample at the harvester's pace until `seconds` have passed or `stop` is set; then flush.
 
@@ -134,6 +137,8 @@ def harvest(
         The ring: what was seen longer ago, and the oldest beyond this size, is removed.
     tell : callable of int
         Told the samples so far, once a second.
+    publish_to : str, optional
+        URI to which the store is copied each minute.
 
     Notes
     -----
@@ -148,7 +153,7 @@ def harvest(
     harvester.sample()  # compile, open, learn the names: not at the cost of the first tick
     gc.collect()
     gc.freeze()
-    care = _Care(store, keep_ns, max_bytes)
+    care = _Care(store, keep_ns, max_bytes, publish_to)
     usage, cpu = resource.getrusage(resource.RUSAGE_SELF), time.process_time_ns()
     begin = due = time.monotonic_ns()
     end = None if seconds is None else begin + round(seconds * SECOND)
@@ -239,8 +244,9 @@ class Pusher:
 class _Care:
     """Trims the ring each minute and joins small files each hour, in a thread of the lowest priority."""
 
-    def __init__(self, store: Store, keep_ns: Nanos | None, max_bytes: int | None) -> None:
-        self._store, self._keep_ns, self._max_bytes = store, keep_ns, max_bytes
+    def __init__(self, store: Store, keep_ns: Nanos | None, max_bytes: int | None, uri: str | None) -> None:
+        self._store, self._keep_ns, self._max_bytes, self._uri = store, keep_ns, max_bytes, uri
+        self.trouble = ""
         self._thread: threading.Thread | None = None
         self._trimmed = self._compacted = time.monotonic()
         self.removed = 0
@@ -252,7 +258,7 @@ class _Care:
             self._compacted = now_s
             self._thread = threading.Thread(target=self._run, args=(True,), daemon=True)
             self._thread.start()
-        elif now_s - self._trimmed >= TRIM_EVERY_S and (self._keep_ns or self._max_bytes):
+        elif now_s - self._trimmed >= TRIM_EVERY_S and (self._keep_ns or self._max_bytes or self._uri):
             self._trimmed = now_s
             self._thread = threading.Thread(target=self._run, args=(False,), daemon=True)
             self._thread.start()
@@ -264,7 +270,7 @@ class _Care:
     def _run(self, compact: bool) -> None:
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, TailwatchError):
             # A store of its own: the sampler's is not for two threads. It writes nothing, it only keeps house.
             house = Store(self._store.path, create=False)
             if compact:
@@ -272,6 +278,8 @@ class _Care:
                 return
             before = None if self._keep_ns is None else time.time_ns() - self._keep_ns
             self.removed += house.trim(seen_before_ns=before, max_bytes=self._max_bytes)
+            if self._uri:
+                publish(self._store.path, self._uri)
 
 
 def _raise_file_limit() -> None:
@@ -310,3 +318,39 @@ def address(text: str) -> tuple[str, int]:
     if not host or not port.isdigit() or int(port) > 65_535:
         raise ConfigError(f"--listen: expected HOST:PORT, got {text!r}")
     return host.strip("[]"), int(port)
+
+
+def copy(
+    where: str,
+    host: str,
+    files: Sequence[str],
+    prometheus: str | None,
+    query: str,
+    metric: str,
+    token: str,
+    from_time: str | None,
+    to_time: str | None,
+    as_json: bool,
+) -> str:
+    """Copy files and what a Prometheus server has into a store; return what there is to say of it."""
+    from pipelines.importing import backfill, import_file
+    from pipelines.ranges import BEGINNING, END, time_range
+    from pipelines.ui import counter
+    from telemetry.prometheus import PrometheusSource
+
+    said = []
+    with Store(where) as store:
+        for path in files:
+            samples, bad = import_file(store, path, host)
+            said.append({"from": path, "samples": samples, "bad": bad})
+        if prometheus:
+            lo, hi = time_range(from_time, to_time)
+            hi = time.time_ns() if hi == END else hi
+            lo = hi - 3600 * SECOND if lo == BEGINNING else lo
+            source = PrometheusSource(prometheus, query, name=metric, host=host, token=token)
+            with counter(f"copying from {prometheus}", "samples") as tell:
+                samples = backfill(store, source, lo, hi, tell)
+            said.append({"from": prometheus, "samples": samples, "bad": source.bad})
+    if as_json:
+        return msgspec.json.format(msgspec.json.encode(said), indent=1).decode()
+    return "\n".join(f"{s['from']}: {s['samples']} samples, {s['bad']} not understood" for s in said)

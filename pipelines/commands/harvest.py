@@ -47,6 +47,19 @@ __all__ = ["command"]
 @click.option("--push", help="Also send everything to a collector that listens (URL; OTLP over HTTP).")
 @click.option("--listen", help="Also take in what other hosts push (HOST:PORT; loopback unless you say otherwise).")
 @click.option("--token-file", type=click.Path(exists=True), help="Secret that --push sends and --listen asks for.")
+@click.option("--publish", help="Also copy the store each minute to this place (s3://..., gs://..., file:///...).")
+@click.option(
+    "--import",
+    "imports",
+    multiple=True,
+    type=click.Path(dir_okay=False),
+    help="Instead: copy samples from this file (OpenMetrics, CSV, Parquet) into the store, and end. Repeatable.",
+)
+@click.option("--prometheus", help="Instead: copy what this Prometheus server has (URL) into the store, and end.")
+@click.option("--query", default='{__name__=~".+"}', show_default=True, help="Selector or expression of --prometheus.")
+@click.option("--name", "metric", default="", help="Metric of an expression's results.")
+@click.option("--from", "from_time", help="Start of --prometheus, ISO 8601 or ns (default: an hour ago).")
+@click.option("--to", "to_time", help="End, exclusive (default: now).")
 @click.option("--kernel/--no-kernel", default=True, show_default=True, help="Sample this host's kernel.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.pass_obj
@@ -68,6 +81,13 @@ def command(
     push: str | None,
     listen: str | None,
     token_file: str | None,
+    publish: str | None,
+    imports: tuple[str, ...],
+    prometheus: str | None,
+    query: str,
+    metric: str,
+    from_time: str | None,
+    to_time: str | None,
     kernel: bool,
     as_json: bool,
 ) -> None:
@@ -80,6 +100,7 @@ def command(
       tailwatch harvest --store S --seconds 60
       tailwatch harvest --process 'strategy.*' --process cgroup:/trading --fast-hz 100
       tailwatch harvest --seconds 10 --json
+      tailwatch harvest --prometheus http://prom:9090 --query '{job="node"}' --from 2026-11-23
       tailwatch harvest --push http://collector:4318 --token-file secret
       tailwatch harvest --listen 0.0.0.0:4318 --token-file secret
     """
@@ -90,7 +111,7 @@ def command(
     import msgspec
 
     from pipelines.config import load
-    from pipelines.harvest import Pusher, address, followers, harvest, known_boot, pin, stop_signals
+    from pipelines.harvest import Pusher, address, copy, followers, harvest, known_boot, pin, stop_signals
     from pipelines.ui import counter
     from telemetry.harvest import Harvester
     from telemetry.remote_link import Receiver, Sender
@@ -104,6 +125,9 @@ def command(
     days = settings.keep_days if keep_days is None else keep_days
     gb = settings.max_gb if max_gb is None else max_gb
     token = Path(token_file).read_text().strip() if token_file else ""
+    if imports or prometheus:
+        click.echo(copy(where, name, imports, prometheus, query, metric, token, from_time, to_time, as_json))
+        return
     cpus = pin(tree)
     with ExitStack() as stack:
         stop = stack.enter_context(stop_signals())
@@ -133,6 +157,7 @@ def command(
                 max_bytes=round(gb * 1e9) or None,
                 pinned_to=cpus,
                 tell=tell,
+                publish_to=publish,
             )
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(summary), indent=1).decode())
