@@ -42,7 +42,7 @@ def read_packets(
     in_time_order : bool
         Read several regular files (a rotated set) in the order of their first packets; pipes keep their place.
     follow_s : float, optional
-        At the end of a file that is still being written, wait for more until nothing has come for so long (s).
+        At the end of the last file, which is still being written, wait for more until nothing has come for so long (s).
     start : mapping, optional
         A `CaptureStats.position` of an earlier reading of the same (single) file: go on at that byte.
     stats : CaptureStats, optional
@@ -73,7 +73,8 @@ def read_packets(
         stream = open_stream(source)
         try:
             stamper = Stamper(stamps) if hardware else None
-            yield from Reader(stream, number, arena, stats, stamper, follow_s, start or None).batches()
+            wait_s = follow_s if number == len(many) - 1 else None
+            yield from Reader(stream, number, arena, stats, stamper, wait_s, start or None).batches()
         finally:
             stream.close()
 
