@@ -129,8 +129,8 @@ def _long_events(path: Path, table: Any, host: str, found: Exposition) -> Iterat
         found.samples += 1
     for real, some in rows.items():
         if some:
-            series, stamps, numbers = zip(*some, strict=True)
-            numbers = np.array(numbers, np.float64) if real else np.array(numbers, np.int64)
+            series, stamps, cells = zip(*some, strict=True)
+            numbers: Int64 | Float64 = np.array(cells, np.float64) if real else np.array(cells, np.int64)
             yield from _ordered(tuple(keys), np.array(series), np.array(stamps, np.int64), numbers)
 
 

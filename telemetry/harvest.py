@@ -13,7 +13,7 @@ from typing import Protocol
 from telemetry.host.config import ConfigWatch
 from telemetry.host.processes import ProcessWatch
 from telemetry.host.tier import Tier
-from telemetry.procfs import namespace_set, online_cpus, standard_set
+from telemetry.procfs import cgroup_set, namespace_set, online_cpus, standard_set
 from telemetry.types import Events, Int64, Nanos, SeriesKey
 
 __all__ = ["Follower", "Harvester"]
@@ -107,6 +107,9 @@ class Harvester:
         self._own = _Own(host)
         self._base = Tier([self._own, *([] if self.fast_hz > hz else fast), *whole.base, *own.base])
         self._slow = Tier([*whole.slow, *own.slow])
+        for pattern in processes:
+            if pattern.startswith("cgroup:") and pattern != "cgroup:":
+                self._base.replace(cgroup_set(self.root, host, pattern[7:]).base)
         self._watch = ProcessWatch(self.root, host, processes, namespaces=namespaces)
         self._config = ConfigWatch(self.root, host, boot_id)
         self._followers = list(followers)

@@ -18,7 +18,7 @@ from telemetry.host.qdisc import Qdiscs
 from telemetry.host.sources import HostSource, TextFile
 from telemetry.host.udp import UdpSockets
 
-__all__ = ["Set", "cpu_list", "mask_of", "namespace_set", "online_cpus", "standard_set"]
+__all__ = ["Set", "cgroup_set", "cpu_list", "mask_of", "namespace_set", "online_cpus", "standard_set"]
 
 
 class Set(NamedTuple):
@@ -119,6 +119,18 @@ def standard_set(root: str | Path, host: str) -> Set:
         base.append(Qdiscs(host))
         slow.append(KernelClock(host))
     return Set(fast, base, slow)
+
+
+def cgroup_set(root: str | Path, host: str, path: str) -> Set:
+    """Pressure, throttling and memory events of one cgroup (version 2); label ``cgroup``."""
+    folder = Path(root) / "sys/fs/cgroup" / path.strip("/")
+    name = "/" + path.strip("/")
+    base: list[HostSource] = [
+        TextFile(folder / f"{r}.pressure", host, tables.pressure(r, cgroup=name)) for r in ("cpu", "memory", "io")
+    ]
+    for file in ("cpu.stat", "memory.events"):
+        base.append(TextFile(folder / file, host, tables.cgroup_stat(name, file.partition(".")[0])))
+    return Set([], base, [])
 
 
 def namespace_set(root: str | Path, host: str, net: str, netns: str = "", *, devices: bool = False) -> Set:

@@ -23,6 +23,7 @@ import numpy as np
 from telemetry.errors import StoreError
 from telemetry.selectors import Select, predicate
 from telemetry.storage.cut import adopt, commit_files, cut_up_to
+from telemetry.storage.cutter import Cutter
 from telemetry.storage.index import SegmentIndex
 from telemetry.storage.layout import part
 from telemetry.storage.log import Encoder, start_segment
@@ -105,7 +106,7 @@ class Store:
         self._buffer: list[bytes] = []
         self._buffered_bytes = self._buffered_rows = 0
         self._buffer_seen: Nanos | None = None
-        self._cutter: _Cutter | None = None
+        self._cutter: Cutter | None = None
         self._adopted = False
         self._lock = threading.RLock()
         self._known: dict[tuple[str, int], SegmentIndex] = {}
@@ -338,7 +339,7 @@ class Store:
         self._number += 1
         if self._background and not wait:
             if self._cutter is None:
-                self._cutter = _Cutter(self.path)
+                self._cutter = Cutter(self.path)
             self._cutter.submit(path)
             return
         if self._cutter is not None:
@@ -349,42 +350,6 @@ class Store:
             # The rows are safe in the segment; the next writer, or the next cut, takes them on.
             if error.errno not in _FULL:
                 raise StoreError(f"{self.path}: cannot cut Parquet: {error.strerror or error}") from error
-
-
-class _Cutter:
-    """Cuts segments into Parquet in a thread of the lowest priority, one after the other."""
-
-    def __init__(self, root: Path) -> None:
-        from concurrent.futures import Future, ThreadPoolExecutor
-
-        self._root = root
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="cut", initializer=_be_nice)
-        self._waiting: list[Future[int]] = []
-
-    def submit(self, path: Path) -> None:
-        self._waiting = [f for f in self._waiting if not f.done()]
-        self._waiting.append(self._pool.submit(self._cut, path))
-
-    def _cut(self, path: Path) -> int:
-        try:
-            return cut_up_to(self._root, path)
-        except (OSError, StoreError):
-            return 0  # left in the log, where it counts as well; the next writer takes it on
-
-    def drain(self) -> None:
-        for future in self._waiting:
-            future.result()
-        self._waiting = []
-
-    def close(self) -> None:
-        self._pool.shutdown(wait=True)
-
-
-def _be_nice() -> None:
-    import threading
-
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)

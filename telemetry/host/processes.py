@@ -44,7 +44,7 @@ class ProcessWatch:
         self._looks = 0
         self._seen: set[int] = set()
         self._watched: dict[int, tuple[ThreadTimes, ThreadStates]] = {}
-        self._nets: dict[str, Set] = {}
+        self._nets: dict[str, tuple[int, Set]] = {}
         self._of_pid: dict[int, str] = {}
         self._own_net = self._net_of("self")
 
@@ -92,8 +92,9 @@ class ProcessWatch:
 
     def _scan_nets(self, came: Set, gone: Set) -> None:
         alive = dict.fromkeys(self._of_pid.values())
-        for net in [n for n in self._nets if n not in alive]:
-            for mine, other in zip(gone, self._nets.pop(net), strict=True):
+        # A namespace is read through one of its processes: when that ends, through another.
+        for net in [n for n, (pid, _) in self._nets.items() if n not in alive or self._of_pid.get(pid) != n]:
+            for mine, other in zip(gone, self._nets.pop(net)[1], strict=True):
                 mine.extend(other)
         names: dict[str, str] | None = None
         for pid, net in sorted(self._of_pid.items()):
@@ -102,7 +103,7 @@ class ProcessWatch:
             names = self._net_names() if names is None else names
             label = names.get(net, net)
             sources = namespace_set(self._root, self._host, f"proc/{pid}/net", label)
-            self._nets[net] = sources
+            self._nets[net] = (pid, sources)
             for mine, other in zip(came, sources, strict=True):
                 mine.extend(other)
 

@@ -325,6 +325,19 @@ def numastat(node: str) -> Parser:
     return parse
 
 
+def cgroup_stat(cgroup: str, controller: str) -> Parser:
+    """``cpu.stat`` and ``memory.events`` of a cgroup: lines of a name and a count."""
+
+    def parse(rows: Sequence[Line]) -> list[Field]:
+        return [
+            Field(f"cgroup_{controller}_{named(row[0].text)}_total", of_labels(cgroup=cgroup), row[1].number)
+            for row in rows
+            if len(row) == 2 and row[1].number >= 0
+        ]
+
+    return parse
+
+
 def single(metric: str, labels: Mapping[str, str] | None = None, *, scale: int = 1) -> Parser:
     """A file that holds one number."""
 

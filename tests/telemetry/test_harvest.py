@@ -136,6 +136,8 @@ def test_threads_by_name_script_and_cgroup(tree: Path) -> None:
     assert got['thread_state{host="h",process="python3",thread="python3",tid="5000"}'] == 2
     assert got['thread_last_cpu{host="h",process="strat",thread="strat",tid="4000"}'] == 1
     by_cgroup = values(harvester(tree, processes=["cgroup:/trading"]).sample())
+    assert by_cgroup['pressure_stall_us_total{host="h",cgroup="/trading",kind="full",resource="cpu"}'] == 42
+    assert by_cgroup['cgroup_cpu_nr_throttled_total{host="h",cgroup="/trading"}'] == 3
     assert {n for n in by_cgroup if n.startswith("thread_run")} == {
         n for n in got if n.startswith("thread_run") and "strat" in n
     }
@@ -199,6 +201,22 @@ def test_thread_and_process_come_and_go(tree: Path) -> None:
         got = values(h.sample())
     assert not [n for n in got if n.startswith("thread_")]
     assert got['irq_total{host="h",cpu="0",irq="LOC"}'] == 1000000
+
+
+def test_a_namespace_outlives_the_process_it_was_read_through(tree: Path) -> None:
+    shutil.copytree(tree / "proc/5000", tree / "proc/5001", symlinks=True)
+    h = harvester(tree)
+    series = 'netstat_Udp_InErrors_total{host="h",netns="4026532001"}'
+    assert values(h.sample())[series] == 2
+    shutil.rmtree(tree / "proc/5000")
+    for _ in range(60):
+        got = values(h.sample())
+    assert got[series] == 2
+    shutil.rmtree(tree / "proc/5001")
+    for _ in range(60):
+        got = values(h.sample())
+    assert series not in got
+    assert not [name for name in h.missing if "/500" in name]
 
 
 def test_malformed_files_are_named_and_nothing_else_is_lost(tree: Path) -> None:
