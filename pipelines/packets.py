@@ -221,9 +221,10 @@ class PacketWriter:
                 self._writer.close()
                 if kind is None:
                     os.replace(self._part, self._path)
-            except OSError as failure:
-                kind = OSError
-                raise StoreError(f"{self._path}: cannot be written: {failure}") from failure
+            except (OSError, pa.ArrowException) as failure:
+                if kind is None:  # else the first error says why
+                    kind = StoreError
+                    raise StoreError(f"{self._path}: cannot be written: {failure}") from failure
             finally:
                 if kind is not None:
                     self._part.unlink(missing_ok=True)
@@ -306,7 +307,7 @@ class PacketWriter:
             self._writer.write_table(
                 pa.table([arrays[name] for name in COLUMNS], schema=self._schema), row_group_size=n
             )
-        except OSError as error:
+        except (OSError, pa.ArrowException) as error:
             raise StoreError(f"{self._path}: cannot be written: {error}") from error
 
 
