@@ -85,7 +85,7 @@ class Snoop:
         self.name = "snoop"
         self.head = 16
         self.dropped = 0
-        self.linktype = {4: 1, 0: 6, 1: 6, 2: 6, 8: 10}.get(link, 147 if link else 6)
+        self.linktype = {0: 1, 4: 1, 2: 6, 5: 104, 8: 10}.get(link, 147)  # RFC 1761, section 4; 147: unknown
         self._near = -1
 
     def index(self, data: U8s, pos: int, end: int, row: int, arena: Arena) -> tuple[int, int, int]:
