@@ -29,6 +29,7 @@ from telemetry.wire.formats import (
     SENT,
     SEQ,
     STEP,
+    mold_again,
     parse,
     parse_mold,
 )
@@ -321,7 +322,7 @@ def keep(i, g, t, poff, plen, pcap, data, groups, heads, meta):  # type: ignore[
 @njit(cache=True, nogil=True)
 def feed(  # type: ignore[no-untyped-def]
     start, n, times, flow, poff, plen, pcap, data, group_of, groups, heads, meta, clock, stable, state, gaps, pair,
-    pgaps, content, counts, head, out,
+    pgaps, content, counts, head, lines, out,
 ):  # fmt: skip
     """Feed packets from `start`; return (next packet, rows written).
 
@@ -331,6 +332,7 @@ def feed(  # type: ignore[no-untyped-def]
     k = 0
     i = start
     replay, place = clock[1] - 1, clock[2]
+    tick_end = (clock[0] + 1) * TICK_NS if clock[0] != _NULL else _NULL
     while True:
         if k + ROWS_EACH > len(out):
             break
@@ -346,6 +348,8 @@ def feed(  # type: ignore[no-untyped-def]
                 continue
             t = meta[slot, 0]
             fits = parse(code, heads, slot * HEAD_BYTES, meta[slot, 2], meta[slot, 1], head)
+            channel, seq, step, kind = head[CHANNEL], head[SEQ], head[STEP], head[KIND]
+            sent, digest = head[SENT], head[CONTENT]
         else:
             if i >= n:
                 break
@@ -358,13 +362,13 @@ def feed(  # type: ignore[no-untyped-def]
                 i += 1
                 continue
             t = times[i]
-            tick = t // TICK_NS
-            if tick > clock[0]:
+            if t >= tick_end:
                 if clock[0] != _NULL:
                     if k + ROWS_EACH + (GAP_SLOTS + 1) * counts[0] + GAP_SLOTS * counts[1] > len(out):
                         break
                     k = sweep((clock[0] + 1) * TICK_NS, state, gaps, pair, pgaps, counts, out, k)
-                clock[0] = tick
+                clock[0] = t // TICK_NS
+                tick_end = (clock[0] + 1) * TICK_NS
             code = groups[g, G_FORMAT]
             if code < 0:
                 if keep(i, g, t, poff, plen, pcap, data, groups, heads, meta):
@@ -374,29 +378,39 @@ def feed(  # type: ignore[no-untyped-def]
                 i += 1
                 continue
             if code == MOLD:
-                fits = parse_mold(data, poff[i], np.int64(pcap[i]), np.int64(plen[i]), head)
+                s = groups[g, G_STREAM] - 1
+                channel = state[s, S_CHANNEL] if s >= 0 else np.int64(0)
+                fits, seq, step = mold_again(data, poff[i], np.int64(pcap[i]), channel)
+                fits = fits and s >= 0
+                sent, kind = np.int64(_NULL), np.int64(DATA if step > 0 else HEARTBEAT)
+                if not fits:
+                    fits, channel, seq, step, sent, kind = parse_mold(
+                        data, poff[i], np.int64(pcap[i]), np.int64(plen[i])
+                    )
+                digest = channel
             else:
                 fits = parse(code, data, poff[i], np.int64(pcap[i]), np.int64(plen[i]), head)
+                channel, seq, step, kind = head[CHANNEL], head[SEQ], head[STEP], head[KIND]
+                sent, digest = head[SENT], head[CONTENT]
             i += 1
         if not fits:
             counts[2] += 1
             continue
         s = groups[g, G_STREAM] - 1
-        if s < 0 or state[s, S_CHANNEL] != head[CHANNEL]:
-            s, known = _stream_of(g, head[CHANNEL], groups[g, G_RANK], stable, state, counts[0])
+        if s < 0 or state[s, S_CHANNEL] != channel:
+            s, known = _stream_of(g, channel, groups[g, G_RANK], stable, state, counts[0])
             counts[0] = known
             if s < 0:
                 counts[3] += 1
                 continue
             groups[g, G_STREAM] = s + 1
-        seq, step, kind = head[SEQ], head[STEP], head[KIND]
         state[s, S_PACKETS] += 1
         state[s, S_TICK_PACKETS] += 1
         state[s, S_LAST] = t
         if kind == OTHER:
             continue
-        if head[SENT] != _NULL:
-            k = _put(out, k, DELAY, s, t, t - head[SENT], 0, 0)
+        if sent != _NULL:
+            k = _put(out, k, DELAY, s, t, t - sent, 0, 0)
         p = state[s, S_PAIR]
         if seq == state[s, S_EXPECTED] and state[s, S_STARTED] and kind != RESET:
             state[s, S_EXPECTED] = seq + step
@@ -411,10 +425,10 @@ def feed(  # type: ignore[no-untyped-def]
                 pair[p, P_EXPECTED] = seq + step
             elif pair[p, P_OPEN] > 0 or (seq > pair[p, P_EXPECTED] and seq + step >= state[s, S_EXPECTED]):
                 k = _union(state, pair, pgaps, p, seq, step, t, out, k)
-        if kind != DATA or step <= 0:
+        if not lines or kind != DATA or step <= 0:
             continue
         # The same content under the same number in another group: the other line.
-        h = np.uint64(head[CONTENT]) ^ (np.uint64(seq) * np.uint64(0x9E3779B97F4A7C15))
+        h = np.uint64(digest ^ sent) ^ (np.uint64(seq) * np.uint64(0x9E3779B97F4A7C15))
         h ^= h >> np.uint64(29)
         h *= np.uint64(0xBF58476D1CE4E5B9)
         c = np.int64(h >> np.uint64(40)) & (len(content) - 1)

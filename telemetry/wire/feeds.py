@@ -73,6 +73,8 @@ class Feeds:
         The table that gave the flow ids.
     formats : mapping of "address:port" to format name
         Destinations whose format is known; others are told by consistency.
+    lines : bool
+        Find the A and B lines of feeds, their skew and what is lost on both.
 
     Raises
     ------
@@ -80,7 +82,8 @@ class Feeds:
         If a format is unknown.
     """
 
-    def __init__(self, flows: FlowTable, formats: Mapping[str, str] | None = None) -> None:
+    def __init__(self, flows: FlowTable, formats: Mapping[str, str] | None = None, *, lines: bool = True) -> None:
+        self._lines = lines
         self._flows = flows
         for destination, name in (formats or {}).items():
             if name not in FORMATS:
@@ -99,7 +102,7 @@ class Feeds:
         self._gaps = np.zeros((64, fk.GAP_SLOTS, 3), np.int64)
         self._pair = np.zeros((1024, 4), np.int64)
         self._pgaps = np.zeros((1024, fk.GAP_SLOTS, 3), np.int64)
-        self._content = np.zeros((1 << 14, 3), np.int64)
+        self._content = np.zeros((1 << 12, 3), np.int64)
         self._counts = np.zeros(4, np.int64)  # streams, pairs, headers that did not fit, streams refused
         self._head = np.zeros(6, np.int64)
         self._out = np.empty((1 << 14, 6), np.int64)
@@ -163,7 +166,7 @@ class Feeds:
             at, rows = fk.feed(
                 at, n, time, flow, off, size, cap, data, self._group_of, self._groups, self._heads, self._meta,
                 self._clock, self._stable, self._state, self._gaps, self._pair, self._pgaps, self._content,
-                self._counts, self._head, self._out,
+                self._counts, self._head, self._lines, self._out,
             )  # fmt: skip
             if rows:
                 found.append(self._out[:rows].copy())

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numba import njit
 
-__all__ = ["FORMATS", "HEADER", "code_of", "parse", "parse_mold"]
+__all__ = ["FORMATS", "HEADER", "code_of", "mold_again", "parse", "parse_mold"]
 
 FORMATS: Final = (
     "mdf1", "moldudp64", "iextp", "eobi", "pillar", "pitch", "omd", "opra", "cta", "umdf", "optiq", "memx", "impact",
@@ -102,29 +102,42 @@ def _plausible(t):  # type: ignore[no-untyped-def]
     return _EARLY < t < _LATE
 
 
+@njit(cache=True, nogil=True, inline="always")
+def mold_again(data, at, cap, channel):  # type: ignore[no-untyped-def]
+    """A MoldUDP64 header of a session that is known: (same session, first number, numbers used up).
+
+    The lab's own session is never the same: its messages are looked into. Put into the caller's code, for this is
+    most of what a feed's packet costs.
+    """
+    same, seq, count = False, np.int64(0), np.int64(0)
+    if at >= 0 and cap >= 20 and at + cap <= len(data):
+        session = _be8(data, at)
+        if (session * 1_000_003) ^ _be2(data, at + 8) == channel and session >> 40 != 0x54574C:
+            seq, count = _be8(data, at + 10), _be2(data, at + 18)
+            same = seq >= 0
+            if count == 0xFFFF:
+                count = np.int64(0)
+    return same, seq, count
+
+
 @njit(cache=True, nogil=True)
-def parse_mold(data, at, cap, plen, out):  # type: ignore[no-untyped-def]
-    """MoldUDP64 alone, digest included: put into the caller's own code, for a call with arrays costs more than this."""
-    fits = at >= 0 and cap >= 20 and at + cap <= len(data)
-    if fits:
-        session, more = _be8(data, at), _be2(data, at + 8)
-        count, seq = _be2(data, at + 18), _be8(data, at + 10)
-        out[SEQ] = seq
-        out[CHANNEL] = (session * 1_000_003) ^ more
-        out[CONTENT] = out[CHANNEL]
-        out[SENT] = _NULL
-        # Text: no byte below a space or above 127.
-        fits = not ((session | (session - _SPACES)) & _HIGH or (more | (more - 0x2020)) & 0x8080 or seq < 0)
-        if count == 0 or count == 0xFFFF:
-            out[STEP], out[KIND] = 0, HEARTBEAT
-        else:
-            out[STEP], out[KIND] = count, DATA
-            fits = fits and 20 + 2 * count <= plen and (cap < 22 or 22 + _be2(data, at + 20) <= plen)
-            if cap >= 32 and session >> 40 == 0x54574C and data[at + 22] == 84:
-                # The lab's own session (TWL...): its messages carry the line and the send time.
-                out[SENT] = _be8(data, at + 24)
-                out[CONTENT] ^= out[SENT]
-    return fits
+def parse_mold(data, at, cap, plen):  # type: ignore[no-untyped-def]
+    """MoldUDP64 alone, in registers: (fits, channel, first number, numbers used up, send time, kind)."""
+    if at < 0 or cap < 20 or at + cap > len(data):
+        return False, np.int64(0), np.int64(0), np.int64(0), np.int64(_NULL), np.int64(OTHER)
+    session, more = _be8(data, at), _be2(data, at + 8)
+    count, seq = _be2(data, at + 18), _be8(data, at + 10)
+    # Text: no byte below a space or above 127.
+    fits = ((session | (session - _SPACES)) & _HIGH) | ((more | (more - 0x2020)) & 0x8080) == 0 and seq >= 0
+    kind, sent = np.int64(DATA), np.int64(_NULL)
+    if count == 0 or count == 0xFFFF:
+        count, kind = np.int64(0), np.int64(HEARTBEAT)
+    else:
+        fits = fits and 20 + 2 * count <= plen and (cap < 22 or 22 + _be2(data, at + 20) <= plen)
+        if session >> 40 == 0x54574C and cap >= 32 and data[at + 22] == 84:
+            # The lab's own session (TWL...): its messages carry the line and the send time.
+            sent = _be8(data, at + 24)
+    return fits, (session * 1_000_003) ^ more, seq, count, sent, kind
 
 
 @njit(cache=True, nogil=True)
@@ -140,7 +153,8 @@ def _header(code, data, at, cap, plen, out):  # type: ignore[no-untyped-def]
         out[SENT] = _le8(data, at + 16)
         return True
     if code == MOLD:
-        return parse_mold(data, at, cap, plen, out)
+        fits, out[CHANNEL], out[SEQ], out[STEP], out[SENT], out[KIND] = parse_mold(data, at, cap, plen)
+        return fits
     if code == IEX:
         if data[at] != 1 or _le2(data, at + 12) + 40 != plen or not 0x8000 <= _le2(data, at + 2) <= 0x80FF:
             return False
@@ -258,6 +272,7 @@ def parse(code, data, at, cap, plen, out):  # type: ignore[no-untyped-def]
     if not _header(code, data, at, cap, plen, out):
         return False
     if code == MOLD:
+        out[CONTENT] = out[CHANNEL]
         return True
     if code <= SESSIONS:
         h = np.uint64(out[CHANNEL]) * np.uint64(0xFF51AFD7ED558CCD)

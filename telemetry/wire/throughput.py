@@ -156,38 +156,56 @@ class Link:
 
 
 @njit(cache=True, nogil=True)
-def _peaks(  # type: ignore[no-untyped-def]
-    n, times, lens, window, spans, clock, ring_t, ring_b, tails, sums, best, out,
-):  # fmt: skip
-    """Rows (span number, window end, most bytes). `clock`: window, packets in, last time, ring overruns."""
+def _peaks(n, times, lens, window, spans, clock, ring_t, ring_b, tails, sums, best, out):  # type: ignore[no-untyped-def]
+    """Rows (span number, window end, most bytes). `clock`: window, packets in, last time, ring overruns.
+
+    Three spans, from the shortest to the longest, each with its tail and sum in registers.
+    """
     k = 0
     mask = len(ring_t) - 1
+    last, h = clock[2], clock[1]
+    tail0, tail1, tail2 = tails[0], tails[1], tails[2]
+    sum0, sum1, sum2 = sums[0], sums[1], sums[2]
+    best0, best1, best2 = best[0], best[1], best[2]
+    span0, span1, span2 = spans[0], spans[1], spans[2]
+    end = (clock[0] + 1) * window if clock[0] != _NULL else _NULL
     for i in range(n):
         if times[i] == _NULL:
             continue
-        t = max(times[i], clock[2])
-        clock[2] = t
-        w = t // window
-        if w != clock[0]:
-            if clock[0] != _NULL:
-                for s in range(len(spans)):
-                    out[k, 0], out[k, 1], out[k, 2] = s, (clock[0] + 1) * window, best[s]
-                    best[s] = 0
-                    k += 1
-            clock[0] = w
-        h = clock[1]
-        ring_t[h & mask], ring_b[h & mask] = t, lens[i]
-        clock[1] = h + 1
-        for s in range(len(spans)):
-            tail, total = tails[s], sums[s] + lens[i]
-            lo = t - spans[s]
-            while ring_t[tail & mask] <= lo or h - tail >= mask:
-                if ring_t[tail & mask] > lo:
-                    clock[3] += 1
-                total -= ring_b[tail & mask]
-                tail += 1
-            tails[s], sums[s] = tail, total
-            best[s] = max(best[s], total)
+        t = max(times[i], last)
+        last = t
+        if t >= end:
+            if end != _NULL:
+                out[k, 0], out[k, 1], out[k, 2] = 0, end, best0
+                out[k + 1, 0], out[k + 1, 1], out[k + 1, 2] = 1, end, best1
+                out[k + 2, 0], out[k + 2, 1], out[k + 2, 2] = 2, end, best2
+                k += 3
+            best0 = best1 = best2 = np.int64(0)
+            clock[0] = t // window
+            end = (clock[0] + 1) * window
+        size = np.int64(lens[i])
+        ring_t[h & mask], ring_b[h & mask] = t, size
+        h += 1
+        sum0 += size
+        sum1 += size
+        sum2 += size
+        while ring_t[tail0 & mask] <= t - span0 or h - tail0 > mask:
+            sum0 -= ring_b[tail0 & mask]
+            tail0 += 1
+        while ring_t[tail1 & mask] <= t - span1 or h - tail1 > mask:
+            sum1 -= ring_b[tail1 & mask]
+            tail1 += 1
+        while ring_t[tail2 & mask] <= t - span2 or h - tail2 > mask:
+            clock[3] += ring_t[tail2 & mask] > t - span2
+            sum2 -= ring_b[tail2 & mask]
+            tail2 += 1
+        best0 = max(best0, sum0)
+        best1 = max(best1, sum1)
+        best2 = max(best2, sum2)
+    clock[1], clock[2] = h, last
+    tails[0], tails[1], tails[2] = tail0, tail1, tail2
+    sums[0], sums[1], sums[2] = sum0, sum1, sum2
+    best[0], best[1], best[2] = best0, best1, best2
     return k
 
 
@@ -200,15 +218,15 @@ class Peaks:
         One peak a span is given for each window with packets.
     """
 
-    def __init__(self, window_ns: Nanos, spans: tuple[Nanos, ...] = SPANS) -> None:
+    def __init__(self, window_ns: Nanos) -> None:
         self.window_ns = window_ns
-        self._spans = np.array(spans, np.int64)
+        self._spans = np.array(SPANS, np.int64)
         self._clock = np.array([_NULL, 0, _NULL, 0], np.int64)
         self._ring_t = np.full(1 << 15, _NULL, np.int64)
         self._ring_b = np.zeros(1 << 15, np.int64)
-        self._tails = np.zeros(len(spans), np.int64)
-        self._sums = np.zeros(len(spans), np.int64)
-        self._best = np.zeros(len(spans), np.int64)
+        self._tails = np.zeros(len(SPANS), np.int64)
+        self._sums = np.zeros(len(SPANS), np.int64)
+        self._best = np.zeros(len(SPANS), np.int64)
 
     def push(self, time_ns: Int64, wire_len: NDArray[np.int32]) -> Int64:
         """Feed packets; return rows (span number, window end, most bytes) of windows that closed."""
