@@ -294,13 +294,20 @@ class PacketWriter:
         arrays: dict[str, pa.Array] = {}
         for name, _, kind, sparse in _PLAIN:
             absent = sparse and not sparse & group.has
-            arrays[name] = pa.nulls(n, kind) if absent else _nullable(group.plain[name][:n], kind)
+            values = group.plain[name][:n]
+            if name in _ALWAYS:
+                arrays[name] = pa.Array.from_buffers(kind, n, [None, pa.py_buffer(values)])
+            else:
+                arrays[name] = pa.nulls(n, kind) if absent else _nullable(values, kind)
         texts = pa.array(group.texts, pa.string())
         for name, *_, sparse in _ADDRESSES:
             absent = sparse and not sparse & group.has
             arrays[name] = pa.nulls(n, _TEXT) if absent else _dictionary(group.address[name][:n], texts)
         tunnels = pa.array(TUNNELS[1:], pa.string())
-        arrays["tunnel"] = _dictionary(group.tunnel[:n].astype(np.int32) - 1, tunnels)
+        if group.has & HAS_TUNNEL:
+            arrays["tunnel"] = _dictionary(group.tunnel[:n].astype(np.int32) - 1, tunnels)
+        else:
+            arrays["tunnel"] = pa.nulls(n, _TEXT)
         arrays["recovered"] = _bits(group.recovered[:n])
         arrays["file"] = _dictionary(group.file[:n], pa.array(list(self._files), pa.string()))
         try:
@@ -381,9 +388,8 @@ def _dictionary(codes: NDArray[np.int32], texts: pa.Array) -> pa.Array:
         if codes.max() < 0:
             return pa.nulls(len(codes), _TEXT)
         valid = _validity(codes >= 0)
-    return pa.DictionaryArray.from_arrays(
-        pa.Array.from_buffers(pa.int32(), len(codes), [valid, pa.py_buffer(codes)]), texts
-    )
+    indices = pa.Array.from_buffers(pa.int32(), len(codes), [valid, pa.py_buffer(codes)])
+    return pa.DictionaryArray.from_arrays(indices, texts, safe=False)  # the codes are ours: in range
 
 
 def _bits(values: NDArray[np.uint8]) -> pa.Array:
