@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 
 from models.base import Model
 from models.light import LightModel
+from models.light_kernels import BUCKETS, FIELDS, refit_tail
 from telemetry.errors import ConfigError, StoreError
 from telemetry.types import Float64, Panel, Scores, SeriesKey
+from tests.naive.light import NaiveLight, naive_tail
 
 SECOND = 10**9
 
@@ -246,3 +248,42 @@ def test_wrong_use_is_said_in_one_line() -> None:
     state["version"] = np.array([99, 1])
     with pytest.raises(StoreError, match="version 99"):
         LightModel().restore(state)
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.integers(0, 10**6))
+def test_the_kernel_is_what_the_plain_version_says(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows = 700
+    x = np.stack(
+        [
+            rng.normal(100.0, 3.0, rows),
+            np.cumsum(rng.normal(0.0, 1.0, rows)),
+            rng.poisson(0.1, rows).astype(float),
+            rng.normal(50.0, 1.0, rows) + np.where(np.arange(rows) > 300, 30.0, 0.0),
+            np.full(rows, 7.0),
+            rng.exponential(5.0, rows) * np.where(rng.random(rows) < 0.01, 50.0, 1.0),
+        ],
+        axis=1,
+    )
+    x[rng.random(x.shape) < 0.05] = np.nan
+    panel = panel_of(x)
+    model = LightModel(relearn=50, memory=400)
+    got = run(model, panel).surprise[:, :, 0]
+    prm, quanta = model._settings()
+    plain = NaiveLight(prm, model.snapshot()["registers"][:, FIELDS.index("stagger")], float(quanta[0]))
+    want = np.array([plain.step(row) for row in x])
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+    close = np.isclose(got, want, atol=2e-3, equal_nan=True)
+    assert close.mean() > 0.999  # single precision of the tails may decide a tie the other way
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(0, 63), st.floats(1.0, 20_000.0))
+def test_a_tail_is_what_the_plain_version_says(seed: int, top: int, extra: float) -> None:
+    rng = np.random.default_rng(seed)
+    tails = np.zeros((1, 3, BUCKETS, 2), np.float32)
+    tails[0, 0, : top + 1, 0] = rng.poisson(2.0, top + 1) * rng.random(top + 1).round(1)
+    weight = float(tails[0, 0, :, 0].sum()) + extra
+    refit_tail(tails, 0, 0, weight, 1e9)
+    np.testing.assert_allclose(tails[0, 0, :, 1], naive_tail(tails[0, 0, :, 0].astype(float), weight), atol=1e-5)
