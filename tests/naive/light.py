@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from models.light_kernels import PARAMS
 from telemetry.types import Float64
 
 __all__ = ["NaiveLight", "naive_tail"]
@@ -47,25 +48,11 @@ class NaiveLight:
     """`prm` as the kernel's parameters, `stagger` and `quantum` per series; ``step`` takes one window (S,)."""
 
     def __init__(self, prm: Float64, stagger: Float64, quantum: float) -> None:
-        names = [
-            "alpha",
-            "beta",
-            "clip",
-            "warmup",
-            "memory",
-            "refit",
-            "relearn",
-            "creep_relearn",
-            "creep_step",
-            "creep_gain",
-            "creep_unit",
-            "flag",
-        ]
-        self.p = {**dict(zip(names, prm, strict=False)), "claim": prm[13]}
+        self.p = dict(zip(PARAMS, prm, strict=True))
         self.stagger, self.quantum, n = stagger, quantum, len(stagger)
         zero = (
-            "age level scale long slow free slow_dev ref creep up down size weight slow_weight run cand cand_dev miss like"
-            " unlike follow hot_at hots again told before move flagged creep_run"
+            "age level scale long slow free slow_dev ref creep up down size weight slow_weight run cand cand_dev miss"
+            " like unlike follow hot_at hots again told before move flagged creep_run"
         )
         self.r = {name: np.zeros(n) for name in zero.split()}
         self.r["refit"] = np.full(n, 16.0)
