@@ -63,6 +63,7 @@ class BulkLoad:
         self._content = content
         self._keys: list[SeriesKey] = []
         self._codes: dict[SeriesKey, int] = {}
+        self._same: dict[int, int] = {}  # id of a key that is kept -> code: the same objects come again and again
         self._writer = PartitionWriter(self._root, self._stem, self._keys)
         self._last = (int(np.iinfo(np.int64).min), 0)
         self.rows = 0
@@ -129,10 +130,14 @@ class BulkLoad:
         return True
 
     def _code(self, key: SeriesKey) -> int:
+        same = self._same.get(id(key))
+        if same is not None and self._keys[same] is key:
+            return same
         code = self._codes.get(key)
         if code is None:
             code = self._codes[key] = len(self._keys)
             self._keys.append(key)
+            self._same[id(key)] = code
         return code
 
     def _arrival(self, events: Events) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

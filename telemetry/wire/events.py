@@ -18,6 +18,9 @@ from telemetry.types import Events, Int64, Nanos, SeriesKey
 __all__ = ["Collector"]
 
 _ROWS: Final = 65_536
+_ID_BITS: Final = 48
+_ID_ZERO: Final = 1 << 20  # ids of what has no flow are a little below zero
+_ID_MASK: Final = (1 << _ID_BITS) - 1
 
 
 class Collector:
@@ -36,7 +39,9 @@ class Collector:
 
     def __init__(self, resolve: Callable[[int, int], SeriesKey]) -> None:
         self._resolve = resolve
-        self._keys: dict[tuple[int, int], SeriesKey] = {}
+        self._keys: tuple[SeriesKey, ...] = ()
+        self._known = np.empty(0, np.int64)  # sorted names (code and id in one), and the series of each
+        self._series = np.empty(0, np.int64)
         self._parts: list[tuple[Int64, Int64, Int64, Int64]] = []
         self._given = np.iinfo(np.int64).min
         self.late = 0
@@ -71,16 +76,14 @@ class Collector:
             yield self._named(code[cut], ids[cut], time[cut], seen[cut], value[cut])
 
     def _named(self, code: Int64, ids: Int64, time: Int64, seen: Int64, value: Int64) -> Events:
-        rank = np.lexsort((ids, code))
-        c, i = code[rank], ids[rank]
-        new = np.ones(len(c), np.bool_)
-        new[1:] = (c[1:] != c[:-1]) | (i[1:] != i[:-1])
-        series = np.empty(len(c), np.int64)
-        series[rank] = np.cumsum(new) - 1
-        keys = []
-        for pair in zip(c[new].tolist(), i[new].tolist(), strict=True):
-            key = self._keys.get(pair)
-            if key is None:
-                key = self._keys[pair] = self._resolve(*pair)
-            keys.append(key)
-        return Events(tuple(keys), series, time, seen, value)
+        name = (code << _ID_BITS) | (ids + _ID_ZERO)
+        fresh = np.setdiff1d(name, self._known)
+        if len(fresh):
+            first = len(self._keys)
+            keys = [self._resolve(n >> _ID_BITS, (n & _ID_MASK) - _ID_ZERO) for n in fresh.tolist()]
+            self._keys = (*self._keys, *keys)
+            known = np.concatenate([self._known, fresh])
+            order = np.argsort(known, kind="stable")
+            self._known = known[order]
+            self._series = np.concatenate([self._series, np.arange(first, len(self._keys))])[order]
+        return Events(self._keys, self._series[np.searchsorted(self._known, name)], time, seen, value)

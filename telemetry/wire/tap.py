@@ -60,6 +60,8 @@ METRICS: Final = (
     "tick_to_trade_ns",
 )  # fmt: skip
 _CODE: Final = {name: i for i, name in enumerate(METRICS)}
+_EACH_MS: Final = ("tcp_rtt_ns", "ab_skew_ns", "feed_delay_ns")
+"""Of these a whole tap's count and maximum per millisecond are kept."""
 _TRADE: Final = {0: "tick_to_trade_ns"}
 STAT_CODE: Final = 1000
 """Codes from here on: a metric's windows. ``STAT_CODE * (1 + stat) + code``; stat `_MS` + 0 or 1 is per millisecond."""
@@ -156,16 +158,19 @@ class Tap:
         if stat > _MS:
             # A whole tap, per millisecond.
             name = "" if metric.startswith("wire_") else ("count", "max")[stat - _MS - 1]
-            return SeriesKey.of(self.host, metric, tap=self.name, stat=name, window="1ms")
-        windowed = {"stat": STATS[stat - 1], "window": "1s"} if stat else {}
+            told = (("stat", name),) if name else ()
+            return SeriesKey(self.host, metric, (*told, ("tap", self.name), ("window", "1ms")))
+        # Labels in the order of their names, made here: a capture has tens of thousands of series.
+        told = (("stat", STATS[stat - 1]),) if stat else ()
+        window = (("window", "1s"),) if stat else ()
         if metric.startswith(("tcp_", "wire_", "tick_")):
             flow = self.flows.name(number) if number >= 0 else "other"
-            return SeriesKey.of(self.host, metric, flow=flow, tap=self.name, **windowed)
+            return SeriesKey(self.host, metric, (("flow", flow), *told, ("tap", self.name), *window))
         if metric == "burst_peak_bytes":
             return SeriesKey.of(self.host, metric, tap=self.name, span=span_name(SPANS[number]))
         pair = metric in ("ab_skew_ns", "feed_lost_packets")
         feed = self.feeds.pair_name(number) if pair else self.feeds.name(number)
-        return SeriesKey.of(self.host, metric, feed=feed, tap=self.name, **windowed)
+        return SeriesKey(self.host, metric, (("feed", feed), *told, ("tap", self.name), *window))
 
     def _tcp_rows(self, rows: Int64) -> None:
         for kind in np.unique(rows[:, 0]).tolist():
@@ -215,7 +220,7 @@ class Tap:
             if len(seconds):
                 part = seconds[seconds[:, 0] == kind]
                 add_seconds(self._collector, _CODE[metric], part[:, 1] * 64 + self.number, part)
-            if len(ms):
+            if len(ms) and metric in _EACH_MS:
                 part = ms[ms[:, 0] == kind]
                 whole = np.zeros(len(part), np.int64) + self.number
                 for stat, column in ((1, 2), (2, 3)):

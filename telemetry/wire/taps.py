@@ -47,7 +47,8 @@ class WireReport:
     quality : dict of tap -> Quality
         How far each capture is to be trusted.
     doubles, snapped_unpaired : dict of tap -> int
-        Packets that a mirror port gave twice, and those too short to be matched (with two taps or more).
+        Packets that a mirror port gave twice, and those too short to be told apart (not looked for in a single
+        capture with ``detail="windows"``).
     warnings : list of str
         Each lowers confidence in what was measured, and says why.
     """
@@ -168,6 +169,7 @@ class _Run:
         self._windows = Windows(1, (0,)) if detail == "windows" else None
 
     def events(self) -> Iterator[Events]:
+        given = NULL  # sorting and naming cost by the time they are done: once a window is enough
         while True:
             stream = min((s for s in self.streams if not s.done), key=lambda s: (s.time, s.number), default=None)
             if stream is None:
@@ -176,7 +178,8 @@ class _Run:
             if self.pairing is not None:
                 self._pair(min(s.time if not s.done else _FAR for s in self.streams))
             low = min((s.time for s in self.streams if not s.done), default=NULL)
-            if low != NULL:
+            if low != NULL and (given == NULL or low - given >= self.window_ns):
+                given = low
                 yield from self.collector.drain(low - self.timeout_ns)
         for tap in self.taps:
             tap.finish()
@@ -209,18 +212,19 @@ class _Run:
         first = stream.time == NULL
         key = np.maximum.accumulate(np.where(timed, time, NULL))
         key = np.maximum(key, stream.time)
-        if self.pairing is not None:
-            if first:
-                self.pairing.begin(number, int(time[timed][0]))
+        if self.pairing is not None and first:
+            self.pairing.begin(number, int(time[timed][0]))
+        if self.pairing is not None or self._windows is None:
             fp, valid, snapped = fingerprints(packets, self.hash_bytes)
             name = self.taps[number].name
             self.report.snapped_unpaired[name] = self.report.snapped_unpaired.get(name, 0) + snapped
             stream.doubles.push(fp, valid, packets.time_ns)
             self.report.doubles[name] = stream.doubles.count
-            keep = valid & timed & (flow >= 0)
-            tap = np.full(int(keep.sum()), number, np.int64)
-            columns = (fp.view(np.int64)[keep], time[keep], key[keep], tap, flow[keep], packets.ttl[keep])
-            stream.held.append(np.stack([c.astype(np.int64) for c in columns]))
+            if self.pairing is not None:
+                keep = valid & timed & (flow >= 0)
+                tap = np.full(int(keep.sum()), number, np.int64)
+                columns = (fp.view(np.int64)[keep], time[keep], key[keep], tap, flow[keep], packets.ttl[keep])
+                stream.held.append(np.stack([c.astype(np.int64) for c in columns]))
         stream.time = int(key[-1])
 
     def _pair(self, before: Nanos) -> None:
@@ -279,10 +283,10 @@ class _Run:
             return self.taps[number % 64].key(code, number // 64)
         flow, pair = divmod(number, 64)
         names = [t.name for t in self.taps]
-        labels = {"flow": self.flows.name(flow), "from": names[pair // 8], "to": names[pair % 8]}
-        if stat:
-            labels |= {"stat": STATS[stat - 1], "window": "1s"}
-        return SeriesKey.of(self.host, _PAIR_METRICS[base], **labels)
+        told = (("stat", STATS[stat - 1]),) if stat else ()
+        window = (("window", "1s"),) if stat else ()
+        way = (("from", names[pair // 8]), *told, ("to", names[pair % 8]))
+        return SeriesKey(self.host, _PAIR_METRICS[base], (("flow", self.flows.name(flow)), *way, *window))
 
     def _conclude(self) -> None:
         report = self.report
@@ -291,7 +295,8 @@ class _Run:
         if negative:
             report.warnings.append(f"{negative} negative one-way latencies: the taps' clocks disagree")
         for name, stats in report.stats.items():
-            quality = judge(stats, report.doubles.get(name, 0), report.snapped_unpaired.get(name, 0))
+            unpaired = report.snapped_unpaired.get(name, 0) if self.pairing is not None else 0
+            quality = judge(stats, report.doubles.get(name, 0), unpaired)
             report.quality[name] = quality
             report.warnings += [f"{name}: {reason}" for reason in quality.reasons]
 
