@@ -256,6 +256,8 @@ class Log:
     ) -> None:  # fmt: skip
         self.step_ns, self.reach, self.dtype, self.timed = step_ns, reach, dtype, timed
         self.nans = 0
+        self._local: Int64 | None = None  # the last mapping of series, and whether it selects them all
+        self._whole = False
         self._named = False  # whether there are bits of float64 in a log of integers
         self._newest: int | None = None  # number of the newest step
         self._hot = [_Buffer(dtype, timed), _Buffer(dtype, timed)]  # of the step before it, and its own
@@ -279,21 +281,23 @@ class Log:
             keep = ~bad if keep is None else keep & ~bad
             value = value.view(np.int64)
         n, at = len(series), 0
-        whole = bool(len(local)) and int(local.min()) >= 0
+        if local is not self._local:
+            self._local, self._whole = local, bool(len(local)) and int(local.min()) >= 0
         while at < n:
             a, b = self._hot
             c = self._overflow
             for buffer in (a, b, c):
-                buffer.reserve(buffer.n + n - at)
+                if len(buffer.series) - buffer.n < n - at:
+                    buffer.reserve(buffer.n + n - at)
             middle = -(1 << 62) if self._newest is None else self._newest * self.step_ns
             # Without a newest step every event is past `high`, and begins one.
             high = middle + (0 if self._newest is None else self.step_ns)
             fill = self._fill
             fill[:] = a.n, b.n, c.n, 0
             at = _append(
-                series, time, value, _NONE if keep is None else keep, keep is not None, local, whole, flag, self.timed,
-                at, middle - self.step_ns, middle, high, a.series, a.time, a.value, b.series, b.time, b.value,
-                c.series, c.time, c.value, fill,
+                series, time, value, _NONE if keep is None else keep, keep is not None, local, self._whole, flag,
+                self.timed, at, middle - self.step_ns, middle, high, a.series, a.time, a.value, b.series, b.time,
+                b.value, c.series, c.time, c.value, fill,
             )  # fmt: skip
             a.n, b.n, c.n = int(fill[0]), int(fill[1]), int(fill[2])
             self.nans += int(fill[3])
@@ -359,8 +363,11 @@ class Log:
 
     def heavy(self, most: int) -> list[int]:
         """Steps that hold more than so many events in a buffer of their own."""
-        hot = () if self._newest is None else ((self._newest - 1, self._hot[0]), (self._newest, self._hot[1]))
-        return [k for k, b in (*self._older.items(), *hot) if b.n > most]
+        a, b = self._hot
+        if not self._older and a.n <= most and b.n <= most:
+            return []
+        hot = () if self._newest is None else ((self._newest - 1, a), (self._newest, b))
+        return [k for k, x in (*self._older.items(), *hot) if x.n > most]
 
     def _buffer(self, step: int) -> _Buffer:
         if self._newest is not None and step >= self._newest - 1:

@@ -93,6 +93,7 @@ class _Group:
     next: int | None = None  # number of the next window; its end is (number + 1) * step_ns
     keys: dict[SeriesKey, int] = field(default_factory=dict)
     named: tuple[SeriesKey, ...] = ()  # the same, as panels have them
+    empty: Panel | None = None
     places: list[list[int]] = field(default_factory=list)  # of each pipeline's series in `keys`
     ready: list[tuple[Int64, Float64]] = field(default_factory=list)
 
@@ -145,6 +146,10 @@ class _Group:
 
     def fetch(self, watermark_ns: Nanos, clock: Clock | None) -> Panel:
         """Hand out what ended by `watermark_ns`."""
+        if not self.ready and clock is None:
+            if self.empty is None or len(self.empty.keys) != len(self.keys):
+                self.empty = self._panel(np.empty(0, np.int64), np.empty((0, len(self.keys), len(self.columns))))
+            return self.empty
         out_e, out_v, left = [], [], []
         for ends, values in self.ready:
             n = int(np.searchsorted(ends, watermark_ns, side="right"))
@@ -154,20 +159,21 @@ class _Group:
             if n < len(ends):
                 left.append((ends[n:], values[n:]))
         self.ready = left
+        if len(out_v) == 1:
+            return self._panel(out_e[0], out_v[0], clock)
+        end = np.concatenate(out_e) if out_e else np.empty(0, np.int64)
+        values = np.concatenate(out_v) if out_v else np.empty((0, len(self.keys), len(self.columns)))
+        return self._panel(end, values, clock)
+
+    def _panel(self, end: Int64, values: Float64, clock: Clock | None = None) -> Panel:
         if len(self.named) != len(self.keys):
             self.named = tuple(self.keys)
-        keys = self.named
-        if len(out_v) == 1:
-            end, values = out_e[0], out_v[0]
-        else:
-            end = np.concatenate(out_e) if out_e else np.empty(0, np.int64)
-            values = np.concatenate(out_v) if out_v else np.empty((0, len(keys), len(self.columns)))
         columns = self.columns
         if clock is not None:
-            extra = clock.columns(end - self.window_ns, keys)
+            extra = clock.columns(end - self.window_ns, self.named)
             values = np.concatenate([values, extra], axis=2)
             columns = (*columns, *clock.names)
-        return Panel(keys, columns, self.window_ns, end, values)
+        return Panel(self.named, columns, self.window_ns, end, values)
 
 
 def _wider(values: Float64, width: int) -> Float64:
@@ -181,7 +187,8 @@ def _wider(values: Float64, width: int) -> Float64:
 
 def _uniform(events: Events) -> Events:
     """Checked, contiguous and read-only, whatever came: the kernels are compiled once and trust what they get."""
-    series, time, seen = (_fixed(a, np.int64) for a in (events.series, events.time_ns, events.seen_ns))
+    series, time = _fixed(events.series, np.int64), _fixed(events.time_ns, np.int64)
+    seen = _fixed(events.seen_ns, np.int64)
     value = _fixed(events.value, np.int64 if events.value.dtype == np.int64 else np.float64)
     if not len(series) == len(time) == len(seen) == len(value):
         raise InputError(f"events: expected arrays of one length, got {[len(a) for a in (series, time, seen, value)]}")
@@ -191,7 +198,11 @@ def _uniform(events: Events) -> Events:
 
 
 def _fixed(array: NDArray[Any], dtype: type[np.generic]) -> NDArray[Any]:
-    view = np.ascontiguousarray(array, dtype).view()
+    if array.dtype != dtype or not array.flags.c_contiguous:
+        array = np.ascontiguousarray(array, dtype)
+    if not array.flags.writeable:
+        return array
+    view = array.view()
     view.flags.writeable = False
     return view
 

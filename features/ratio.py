@@ -1,8 +1,11 @@
 """Kinds ``ratio`` and ``join``: series beside series, on one grid."""
 
+# mypy: allow-untyped-defs, allow-untyped-calls
+
 from __future__ import annotations
 
 import numpy as np
+from numba import njit
 
 from features.params import AnyOf, Params, unknown
 from telemetry.errors import ConfigError
@@ -88,6 +91,37 @@ class Ratio:
         return None
 
 
+@njit(cache=True, nogil=True)
+def _correlate(x, y, at, n, most, out):
+    """out[w, m] = (r, lag): Pearson's r of the last n windows of x with those of y `lag` earlier, at its strongest."""
+    for w in range(out.shape[0]):
+        for m in range(out.shape[1]):
+            for lag in range(most + 1):
+                count = 0
+                sx = sy = sxx = syy = sxy = 0.0
+                x0 = y0 = np.nan
+                for i in range(at + w - n + 1, at + w + 1):
+                    u, v = x[i, m], y[i - lag, m]
+                    if u == u and v == v:
+                        if count == 0:  # around the first pair, against cancellation
+                            x0, y0 = u, v
+                        u, v = u - x0, v - y0
+                        count += 1
+                        sx += u
+                        sy += v
+                        sxx += u * u
+                        syy += v * v
+                        sxy += u * v
+                if count < 3 or 2 * count < n:
+                    continue
+                vx, vy = sxx - sx * sx / count, syy - sy * sy / count
+                if vx > 0.0 and vy > 0.0:
+                    r = min(max((sxy - sx * sy / count) / np.sqrt(vx * vy), -1.0), 1.0)
+                    if not abs(r) <= abs(out[w, m, 0]):  # also where there is none yet
+                        out[w, m, 0] = r
+                        out[w, m, 1] = lag
+
+
 class Join:
     """Columns of other series beside each series, as of the end of the window: never a later value.
 
@@ -98,6 +132,9 @@ class Join:
     on : labels that both share; default ``host``; empty: all with all
     max_age : duration, how long a joined value holds; default ten windows
     prefix : before the joined columns' names, default ``with_``
+    correlate : windows; adds ``corr``, the correlation over so many windows of the first column with the joined one,
+        and ``lag``, by how many windows (0 .. `max_lag`) the joined series runs ahead where that is strongest
+    max_lag : windows, default 0
 
     Where several series are joined to one, their mean is taken. Nothing is joined before a series' own first value.
     """
@@ -110,7 +147,14 @@ class Join:
         if not prefix:
             raise ConfigError(f"{params.where}: prefix: expected text, got none")
         self._n = len(inputs)
-        self.columns = (*inputs, *(prefix + c for c in inputs))
+        self._step = params.duration("step", params.raw("window"))
+        self._span = params.integer("correlate", 3, least=3) if params.has("correlate") else 0
+        self._lag = params.integer("max_lag", 0, least=0)
+        self._depth = self._span + self._lag - 1 if self._span else 0
+        more = ("corr", "lag") if self._span else ()
+        self.columns = (*inputs, *(prefix + c for c in inputs), *more)
+        self._past = np.empty((2, self._depth, 0))  # both sides of the windows before
+        self._next: int | None = None
         self._lefts: list[int] = []
         self._born = np.empty(0, np.bool_)  # whether a series that stays has had a value
         self._rights: list[int] = []
@@ -132,6 +176,7 @@ class Join:
         if self._left.matches(key):
             self._lefts.append(at)
             self._born = np.append(self._born, False)
+            self._past = np.append(self._past, np.full((2, self._depth, 1), np.nan), axis=2)
             return [key]
         return []
 
@@ -145,7 +190,7 @@ class Join:
             right[i] = np.where(end_ns[i] - self._held_at <= self._max_age, self._held, np.nan)
         groups = {g: j for j, g in enumerate(dict.fromkeys(self._group))}
         member = np.array([groups[self._group[r]] for r in self._rights], np.int64)
-        out = np.full((w, len(self._lefts), 2 * n), np.nan)
+        out = np.full((w, len(self._lefts), len(self.columns)), np.nan)
         out[:, :, :n] = values[:, self._lefts]
         at = [groups[self._group[k]] for k in self._lefts]
         for c in range(n):
@@ -155,11 +200,29 @@ class Join:
         born = np.logical_or.accumulate(np.concatenate([self._born[None], own]), axis=0)
         out[~born[1:], n:] = np.nan
         self._born = born[-1].copy()
+        if self._span and w:
+            self._relate(end_ns, out)
         return out
 
+    def _relate(self, end_ns: Int64, out: Float64) -> None:
+        first = int(end_ns[0]) // self._step - 1
+        skipped = 0 if self._next is None else min(first - self._next, self._depth)
+        blank = np.full((2, skipped, out.shape[1]), np.nan)
+        now = np.stack([out[:, :, 0], out[:, :, self._n]])
+        whole = np.concatenate([self._past[:, skipped:], blank, now], axis=1)
+        _correlate(whole[0], whole[1], self._depth, self._span, self._lag, out[:, :, -2:])
+        self._past, self._next = whole[:, whole.shape[1] - self._depth :].copy(), first + len(end_ns)
+
     def snapshot(self) -> State:
-        return {"held": self._held.copy(), "held_at": self._held_at.copy(), "born": self._born.copy()}
+        return {
+            "held": self._held.copy(),
+            "held_at": self._held_at.copy(),
+            "born": self._born.copy(),
+            "past": self._past.copy(),
+            "next": np.array([] if self._next is None else [self._next], np.int64),
+        }
 
     def restore(self, state: State) -> None:
         self._held, self._held_at = np.array(state["held"], np.float64), np.array(state["held_at"], np.int64)
-        self._born = np.array(state["born"], np.bool_)
+        self._born, self._past = np.array(state["born"], np.bool_), np.array(state["past"], np.float64)
+        self._next = int(state["next"][0]) if len(state["next"]) else None

@@ -178,6 +178,10 @@ class Admitted:
     crossings: Crossings
 
 
+_NONE = np.empty(0, np.int64)
+_NO_CROSSINGS = Crossings(_NONE, _NONE, _NONE, np.empty((0, 0), np.int64))
+
+
 class Watermark:
     """Judges events one by one in seen order; works in compiled code, a batch a call.
 
@@ -254,7 +258,8 @@ class Watermark:
         if row_hosts.shape[1] != hosts:
             rows, row_hosts = np.empty((_ROWS, 3), np.int64), np.empty((_ROWS, hosts), np.int64)
             self._rows, self._row_hosts = rows, row_hosts
-        before = self.late + self.ahead
+        mem = self._mem
+        before = mem[_LATE] + mem[_AHEAD]
         at = 0
         while at < n:
             at, used = _admit(
@@ -265,17 +270,16 @@ class Watermark:
                 logged.append((rows[:used].copy(), row_hosts[:used].copy()))
         if len(logged) == 1:
             table, heights = logged[0]
-        else:
-            table = np.concatenate([r for r, _ in logged]) if logged else rows[:0]
-            heights = np.concatenate([h for _, h in logged]) if logged else row_hosts[:0]
-        dropped = self.late + self.ahead - before
-        return Admitted(keep if dropped else None, Crossings(table[:, 0], table[:, 1], table[:, 2], heights))
+        elif logged:
+            table, heights = np.concatenate([r for r, _ in logged]), np.concatenate([h for _, h in logged])
+        dropped = mem[_LATE] + mem[_AHEAD] != before
+        crossings = Crossings(table[:, 0], table[:, 1], table[:, 2], heights) if logged else _NO_CROSSINGS
+        return Admitted(keep if dropped else None, crossings)
 
     def raise_to(self, watermark_ns: Nanos) -> Crossings:
         """Lift the watermark by hand (the end of a recording): what is below counts as late from now on."""
         if watermark_ns <= self.watermark_ns:
-            none = np.empty(0, np.int64)
-            return Crossings(none, none, none, np.empty((0, len(self._hosts)), np.int64))
+            return _NO_CROSSINGS
         self._mem[_WM] = watermark_ns
         hosts = self._host_max[: len(self._hosts)].copy()
         return Crossings(

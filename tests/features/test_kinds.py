@@ -226,6 +226,22 @@ def test_join_is_as_of_and_ages() -> None:
     np.testing.assert_array_equal(panel.column("with_value")[:, 0], [np.nan, 50, 50, 50, np.nan])
 
 
+def test_correlation_finds_who_runs_ahead() -> None:
+    rng = np.random.default_rng(5)
+    cause = rng.normal(size=40)
+    rows = [('t{host="a"}', 1000 * i, v) for i, v in enumerate(cause)]
+    rows += [('m{host="a"}', 1000 * i, 3 - 2 * cause[i - 2]) for i in range(2, 40)]
+    rows.sort(key=lambda r: r[1])
+    part = Part("join", {"select": "m", "with": "t", "window": "1s", "correlate": 12, "max_lag": 4})
+    (panel,) = panels([part], stream(rows), lateness_ns=0)
+    assert panel.columns == ("value", "with_value", "corr", "lag")
+    assert panel.values[-1, 0, 2:].tolist() == [pytest.approx(-1), 2]
+    part = Part("join", {"select": "m", "with": "t", "window": "1s", "correlate": 12})
+    (panel,) = panels([part], stream(rows), lateness_ns=0)
+    wanted = np.corrcoef(panel.values[-12:, 0, 0], panel.values[-12:, 0, 1])[0, 1]
+    assert panel.values[-1, 0, 2:].tolist() == [pytest.approx(wanted), 0]
+
+
 def test_bursts() -> None:
     rng = np.random.default_rng(3)
     times = np.sort(rng.integers(0, 1000, 400))

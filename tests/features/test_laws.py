@@ -61,7 +61,13 @@ CASES: dict[str, list[Part]] = {
             },
         ),
     ],
-    "join": [Part("join", {"select": "wire_latency_ns", "with": CPU, "window": "200ms", "max_age": "600ms"})],
+    "join": [
+        Part("join", {"select": "wire_latency_ns", "with": CPU, "window": "200ms", "max_age": "600ms"}),
+        Part(
+            "join",
+            {"select": "wire_latency_ns", "with": CPU, "window": "100ms", "of": "count", "correlate": 4, "max_lag": 2},
+        ),
+    ],
     "compose": [
         Part(
             "compose",
