@@ -348,7 +348,7 @@ class Store:
             self.torn_bytes += cut_up_to(self.path, path)
         except OSError as error:
             # The rows are safe in the segment; the next writer, or the next cut, takes them on.
-            if error.errno not in _FULL:
+            if error.errno not in _FULL and self._on_full == "raise":
                 raise StoreError(f"{self.path}: cannot cut Parquet: {error.strerror or error}") from error
 
 

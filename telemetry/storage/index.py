@@ -32,6 +32,7 @@ from telemetry.types import Float64, Int64, Nanos, SeriesKey
 __all__ = ["Rows", "SegmentIndex", "arrivals"]
 
 _WINDOW = 1 << 20
+_BLOCK = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,12 @@ class _Frame(NamedTuple):
     number: int
     base: int
     runs: int
+
+
+def _alike(a: _Frame, b: _Frame) -> bool:
+    """Whether two frames can be decoded in one block."""
+    mask = ONE_SEEN | RUN_TIME | FLOAT
+    return a.number == b.number and a.runs == b.runs and a.flags & mask == b.flags & mask
 
 
 class SegmentIndex:
@@ -130,6 +137,7 @@ class SegmentIndex:
         begin = min(self._frames[i].base for i in wanted)
         values: dict[int, Int64] = {}
         data, start = memoryview(b""), 0
+        block: list[tuple[memoryview, _Frame]] = []
         for i in range(begin, wanted[-1] + 1):
             f = self._frames[i]
             if f.number not in lists or (i not in ours and f.base < begin):
@@ -137,9 +145,18 @@ class SegmentIndex:
             if f.at < start or f.at + f.length > start + len(data):
                 start = f.at
                 data = memoryview(os.pread(fd, max(_WINDOW, f.length), start))
-            rows = self._rows(data[f.at - start : f.at - start + f.length], f, values)
+            body = data[f.at - start : f.at - start + f.length]
+            if block and not (i in ours and len(block) < _BLOCK and _alike(block[0][1], f)):
+                yield self._block(block, values)
+                block = []
+            if i in ours and f.flags & ONE_SEEN and f.flags & RUN_TIME:
+                block.append((body, f))
+                continue
+            rows = self._rows(body, f, values)
             if i in ours:
                 yield rows
+        if block:
+            yield self._block(block, values)
 
     def used_keys(self) -> set[SeriesKey]:
         """The series that some row has."""
@@ -217,6 +234,38 @@ class SegmentIndex:
         if f.flags & ONE_SEEN:
             return time, np.full(n, f.first, np.int64), at
         return time, np.frombuffer(body, np.int64, n, at), at + 8 * n
+
+    def _block(self, block: list[tuple[memoryview, _Frame]], values: dict[int, Int64]) -> Rows:
+        """Decode samples of the same series that follow each other, all at once."""
+        f = block[0][1]
+        lengths, series = self._runs[f.runs], self._lists[f.number]
+        bits = np.empty((len(block), f.n), np.int64)
+        stamps = np.empty((len(block), len(lengths)), np.int64)
+        firsts = np.empty((len(block), 1), np.int64)
+        before = values.get(f.number)
+        for row, (body, frame) in enumerate(block):
+            firsts[row] = ROWS.unpack_from(body)[1]
+            stamps[row] = np.frombuffer(body, np.int64, len(lengths), ROWS.size)
+            at = ROWS.size + 8 * len(lengths)
+            now = bits[row]
+            if frame.flags & DELTA and before is not None:
+                changed = (frame.length - at) // 12
+                now[:] = before
+                now[np.frombuffer(body, np.int32, changed, at)] = np.frombuffer(
+                    body, np.int64, changed, at + 4 * changed
+                )
+            else:
+                now[:] = np.frombuffer(body, np.int64, f.n, at)
+            before = now
+        values[f.number] = bits[-1].copy()
+        value: Int64 | Float64 = bits.reshape(-1)
+        return Rows(
+            np.tile(series, len(block)),
+            np.repeat(stamps, lengths, axis=1).reshape(-1),
+            np.repeat(np.array([frame.first for _, frame in block], np.int64), f.n),
+            (firsts + np.arange(f.n)).reshape(-1),
+            value.view(np.float64) if f.flags & FLOAT else value,
+        )
 
     def _rows(self, body: memoryview, f: _Frame, values: dict[int, Int64]) -> Rows:
         """Decode a frame; `values` holds the bits of the last frame of each list."""

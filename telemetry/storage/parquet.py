@@ -130,23 +130,25 @@ class FileWriter:
 
     def write(self, rows: Columns) -> None:
         """Append one row group."""
+        if not len(rows):
+            return
+        top = int(rows.code.max())
+        code = rows.code.astype(np.uint16) if top < 65_536 else rows.code  # 16 bits: numpy sorts by radix
+        order = np.argsort(code, kind="stable")
+        self.write_sorted(rows[order], order.astype(np.int32))
+
+    def write_sorted(self, rows: Columns, row: NDArray[np.int32]) -> None:
+        """Append one row group, in order of code and then of arrival; `row` is the place in the order of arrival."""
         import pyarrow as pa
 
         n = len(rows)
-        if n == 0:
-            return
-        present = np.flatnonzero(np.bincount(rows.code))
-        small = np.uint16 if len(present) < 65_536 else np.int32  # 16 bits: numpy sorts by radix
-        ranks = np.zeros(int(present[-1]) + 1, small)
-        ranks[present] = np.arange(len(present))
-        rank = ranks[rows.code]
-        order = np.argsort(rank, kind="stable")
-        sorted_rank = np.repeat(np.arange(len(present)), np.bincount(rank, minlength=len(present)))
+        starts = np.concatenate(([0], np.flatnonzero(np.diff(rows.code)) + 1))
+        lengths = np.diff(np.append(starts, n))
         metrics: dict[str, int] = {}
         labels: dict[str, int] = {}
-        metric_of = np.empty(len(present), np.int32)
-        labels_of = np.empty(len(present), np.int32)
-        for i, code in enumerate(present.tolist()):
+        metric_of = np.empty(len(starts), np.int32)
+        labels_of = np.empty(len(starts), np.int32)
+        for i, code in enumerate(rows.code[starts].tolist()):
             key = self._keys[code]
             metric_of[i] = metrics.setdefault(_text(key.metric), len(metrics))
             labels_of[i] = labels.setdefault(_text(labels_text(key.labels)), len(labels))
@@ -154,20 +156,20 @@ class FileWriter:
             self._host = key.host
         table = pa.Table.from_arrays(
             [
-                pa.DictionaryArray.from_arrays(_arrow(metric_of[sorted_rank]), _strings(metrics)),
-                pa.DictionaryArray.from_arrays(_arrow(labels_of[sorted_rank]), _strings(labels)),
-                _arrow(rows.time_ns[order]),
-                _arrow(rows.seen_ns[order]),
-                _arrow(rows.arrival.astype(np.int32)[order]),
-                _arrow(order.astype(np.int32)),
-                _arrow(rows.value[order]),
+                pa.DictionaryArray.from_arrays(_arrow(np.repeat(metric_of, lengths)), _strings(metrics)),
+                pa.DictionaryArray.from_arrays(_arrow(np.repeat(labels_of, lengths)), _strings(labels)),
+                _arrow(rows.time_ns),
+                _arrow(rows.seen_ns),
+                _arrow(rows.arrival.astype(np.int32)),
+                _arrow(row),
+                _arrow(rows.value),
             ],
             schema=self._schema,
         )
         self._file.write_table(table, row_group_size=n)
         self.rows += n
-        self.seen_min = min(self.seen_min, int(rows.seen_ns[0]))
-        self.seen_max = max(self.seen_max, int(rows.seen_ns[-1]))
+        self.seen_min = min(self.seen_min, int(rows.seen_ns.min()))
+        self.seen_max = max(self.seen_max, int(rows.seen_ns.max()))
         self.time_min = min(self.time_min, int(rows.time_ns.min()))
         self.time_max = max(self.time_max, int(rows.time_ns.max()))
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from telemetry.storage.layout import DAY_NS, day_of, family_of, part
 from telemetry.storage.manifest import Entry
@@ -17,6 +19,7 @@ from telemetry.types import Int64, SeriesKey
 __all__ = ["PartitionWriter"]
 
 _Where = tuple[str, str, str]
+_TOGETHER = 2 * ROW_GROUP
 
 
 class PartitionWriter:
@@ -37,8 +40,8 @@ class PartitionWriter:
         self._stem = stem
         self._keys = keys
         self._open: dict[_Where, tuple[FileWriter, Path]] = {}
-        self._pending: dict[_Where, list[Columns]] = {}
-        self._held: dict[_Where, int] = {}
+        self._pending: dict[bool, list[Columns]] = {False: [], True: []}
+        self._held = {False: 0, True: 0}
         self._groups: dict[bool, list[int]] = {False: [], True: []}
         self._names: dict[tuple[str, str], int] = {}
 
@@ -52,26 +55,20 @@ class PartitionWriter:
             path.unlink(missing_ok=True)
 
     def write(self, rows: Columns, real: bool) -> None:
-        """Take in rows of one value type, float64 if `real`."""
+        """Take in rows of one value type, float64 if `real`; they are kept until there are enough of them."""
         if not len(rows):
             return
         if real:
             rows = Columns(rows.code, rows.time_ns, rows.seen_ns, rows.arrival, rows.value.view(np.float64))
-        kind = "float64" if real else "int64"
-        groups = self._groups[real]
-        for key in self._keys[len(groups) :]:
-            groups.append(self._names.setdefault((family_of(key.metric, kind), key.host), len(self._names)))
-        names = list(self._names)
-        days = rows.time_ns // DAY_NS
-        for day, of_day in _split(days):
-            some = rows if of_day is None else rows[of_day]
-            for group, of_group in _split(np.array(groups, np.int64)[some.code]):
-                self._add((*names[group], day_of(day)), some if of_group is None else some[of_group])
+        self._pending[real].append(rows)
+        self._held[real] += len(rows)
+        if self._held[real] >= _TOGETHER:
+            self._drain(real)
 
     def finish(self) -> list[tuple[Path, Entry]]:
         """Close all files; return them with their entries (`order` is given when they are committed)."""
-        for where in sorted(self._pending):
-            self._write(where)
+        for real in (False, True):
+            self._drain(real)
         out = []
         for where, (writer, path) in sorted(self._open.items()):
             writer.close()
@@ -95,20 +92,57 @@ class PartitionWriter:
         self._open = {}
         return out
 
-    def _add(self, where: _Where, rows: Columns) -> None:
-        self._pending.setdefault(where, []).append(rows)
-        self._held[where] = self._held.get(where, 0) + len(rows)
-        if self._held[where] >= ROW_GROUP:
-            self._write(where)
+    def _drain(self, real: bool) -> None:
+        """Sort all by family, host and series in one go; each partition is then a slice."""
+        if not self._pending[real]:
+            return
+        rows = Columns.concat(self._pending[real])
+        self._pending[real], self._held[real] = [], 0
+        kind = "float64" if real else "int64"
+        groups = self._groups[real]
+        for key in self._keys[len(groups) :]:
+            groups.append(self._names.setdefault((family_of(key.metric, kind), key.host), len(self._names)))
+        names = list(self._names)
+        group_of = np.array(groups, np.int64)
+        for day, of_day in _split(rows.time_ns // DAY_NS):
+            some = rows if of_day is None else rows[of_day]
+            for group, sorted_rows, row in _sorted(some, group_of):
+                self._write((*names[group], day_of(day)), sorted_rows, row)
 
-    def _write(self, where: _Where) -> None:
-        rows = Columns.concat(self._pending.pop(where))
-        self._held[where] = 0
+    def _write(self, where: _Where, rows: Columns, row: NDArray[np.int32]) -> None:
         if where not in self._open:
             path = self._scratch / f"{os.getpid()}-{os.urandom(6).hex()}.parquet"
             self._open[where] = (FileWriter(path, self._keys, where[0].rpartition(".")[2]), path)
+        file = self._open[where][0]
+        if len(rows) <= 2 * ROW_GROUP:
+            file.write_sorted(rows, row)
+            return
+        back = np.empty(len(row), np.int64)
+        back[row] = np.arange(len(row))
         for at in range(0, len(rows), ROW_GROUP):
-            self._open[where][0].write(rows[at : at + ROW_GROUP])
+            file.write(rows[back[at : at + ROW_GROUP]])
+
+
+def _sorted(rows: Columns, group_of: Int64) -> Iterator[tuple[int, Columns, NDArray[np.int32]]]:
+    """Rows of each group by series and then arrival, and their places in the group's order of arrival."""
+    by_group = np.argsort(group_of, kind="stable")
+    rank_of = np.empty(len(group_of), np.int64)
+    rank_of[by_group] = np.arange(len(group_of))
+    small = np.uint16 if len(group_of) <= 65_536 else np.int32  # 16 bits: numpy sorts by radix
+    rank = rank_of.astype(small)[rows.code]
+    order = np.argsort(rank, kind="stable")
+    whole = rows[order]
+    groups = group_of[whole.code]
+    bounds = [0, *(np.flatnonzero(np.diff(groups)) + 1).tolist(), len(groups)]
+    if len(bounds) == 2:
+        yield int(groups[0]), whole, order.astype(np.int32)
+        return
+    for lo, hi in pairwise(bounds):
+        place = order[lo:hi]
+        mine = np.zeros(len(order), np.bool_)
+        mine[place] = True
+        count = np.cumsum(mine, dtype=np.int32)
+        yield int(groups[lo]), whole[lo:hi], count[place] - np.int32(1)
 
 
 def _split(ids: Int64) -> Iterator[tuple[int, Int64 | None]]:
