@@ -19,6 +19,7 @@ from telemetry.bulk import BulkLoad, loaded
 from telemetry.errors import InputError, TailwatchError
 from telemetry.labfolder import LabFolder, is_lab_folder
 from telemetry.types import Events, SeriesKey
+from telemetry.wire.hops import Hop, HopTable
 
 if TYPE_CHECKING:
     from telemetry.wire.taps import WireReport
@@ -61,6 +62,8 @@ class Ingested:
         `known`: it was in the store already.
     notes : tuple of str
         Damage and whatever lowers confidence; for `failed` the reason.
+    hops : tuple of Hop
+        Where the time goes between taps, the slowest stretch first (``detail="packets"``, two taps or more).
     """
 
     unit: str
@@ -70,6 +73,7 @@ class Ingested:
     damaged: int = 0
     detail: str = ""
     notes: tuple[str, ...] = field(default=())
+    hops: tuple[Hop, ...] = ()
 
 
 def plan(inputs: Sequence[str], taps: Sequence[tuple[str, str]], host: str) -> list[Unit]:
@@ -191,10 +195,11 @@ def ingest_unit(
                 load.append(batch)
             notes = tuple(f"{unit.name}: {part} is not there" for part in folder.missing)
             packets = damaged = 0
+            hops: tuple[Hop, ...] = ()
         else:
-            packets, damaged, notes = _captures(unit, store, load, chosen, keep_packets, formats, align)
+            packets, damaged, notes, hops = _captures(unit, store, load, chosen, keep_packets, formats, align)
         fresh = load.commit()
-    return Ingested(unit.name, "loaded" if fresh else "known", load.rows, packets, damaged, chosen, notes)
+    return Ingested(unit.name, "loaded" if fresh else "known", load.rows, packets, damaged, chosen, notes, hops)
 
 
 def _captures(
@@ -205,14 +210,15 @@ def _captures(
     keep_packets: bool,
     formats: Mapping[str, str] | None,
     align: bool,
-) -> tuple[int, int, tuple[str, ...]]:
-    """Analyse captures into `load`; return (packets, places of damage, notes)."""
+) -> tuple[int, int, tuple[str, ...], tuple[Hop, ...]]:
+    """Analyse captures into `load`; return (packets, places of damage, notes, hops)."""
     from contextlib import ExitStack
 
     from telemetry.wire.clock import Clock, estimate_clock
     from telemetry.wire.taps import WireReport, wire_events
 
     report = WireReport()
+    table = HopTable()
     clocks: dict[str, Clock] = {}
     captures = {name: files[0] if len(files) == 1 else files for name, files in unit.taps}
     first, *others = captures if align else [""]
@@ -242,9 +248,11 @@ def _captures(
             captures, host=unit.host, formats=formats, clocks=clocks, detail=detail, report=report, tee=tee
         ):
             load.append(batch)
+            if detail == "packets" and len(captures) > 1:
+                table.push(batch)
     load.append(_marks(unit.host, report, load.last_seen_ns))
     stats = report.stats.values()
-    return sum(s.packets for s in stats), sum(s.damage_count for s in stats), _notes(report)
+    return sum(s.packets for s in stats), sum(s.damage_count for s in stats), _notes(report), tuple(table.rows())
 
 
 def _marks(host: str, report: WireReport, seen_ns: int) -> Events:

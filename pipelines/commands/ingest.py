@@ -116,6 +116,11 @@ def command(
             elif result.state == "loaded":
                 packets = f"{result.packets:,} packets, " if result.packets else ""
                 click.echo(f"{result.unit}: {packets}{result.events:,} events ({result.detail})")
+            for h in result.hops:
+                took = f"p50 {h.p50_ns / 1000:,.1f} us, p99 {h.p99_ns / 1000:,.1f} us, max {h.max_ns / 1000:,.1f} us"
+                click.echo(
+                    f"  {h.tap_from} -> {h.tap_to}: {h.packets:,} packets, {took}, {h.lost:,} lost ({h.share:.0%})"
+                )
             kind = "error" if result.state == "failed" else "warning"
             for note in result.notes:
                 click.echo(f"tailwatch: {kind}: {note}", err=True)
