@@ -33,8 +33,6 @@ class Scoring(Struct, frozen=True):
 
     detectors: list[str] = []
     checkpoint_s: float = 60.0
-    budget_per_day: float = 1.0
-    max_series: int = 20_000
 
 
 class Alertmanager(Struct, frozen=True):

@@ -63,8 +63,16 @@ class Outbox:
             rows = c.execute(sa.select(o.sink, o.state, sa.func.count()).group_by(o.sink, o.state)).all()
         return {(sink, state): int(n) for sink, state, n in rows}
 
-    def delivered(self, seqs: Iterable[int]) -> None:
-        self._mark(seqs, state="delivered", error=None)
+    def delivered(self, seqs: Iterable[int], now_ns: Nanos = 0) -> None:
+        """The receiver acknowledged them, now."""
+        self._mark(seqs, state="delivered", error=None, next_ns=now_ns)
+
+    def sent_since(self, sink: str, since_ns: Nanos) -> int:
+        """How many a receiver acknowledged since a time."""
+        o = t.outbox.c
+        query = sa.select(sa.func.count()).where(o.sink == sink, o.state == "delivered", o.next_ns >= since_ns)
+        with self._db.transaction() as c:
+            return int(c.execute(query).scalar() or 0)
 
     def failed(self, seq: int, error: str, next_ns: Nanos, *, dead: bool = False) -> None:
         """Count an attempt; try again at `next_ns`, or give up (`dead`)."""

@@ -71,7 +71,7 @@ def score(
             if last is not None and (not offsets or last >= max(offsets.values())):
                 events, alerts, incidents, watermark = _catch_up(config, state, store, part, owner, sinks, progress)
             refresh(state, sinks, now)
-            done = deliver(state, sinks, now)
+            done = deliver(state, sinks, now, per_minute=config.sinks.max_per_minute)
         finally:
             state.release(part, owner)
     return Result(events, alerts, incidents, done.sent, done.failed, watermark, time.perf_counter() - start)

@@ -164,11 +164,12 @@ def make_sinks(config: Config) -> list[Sink]:
     return out
 
 
-def deliver(state: StateDB, sinks: Sequence[Sink], now_ns: Nanos, *, limit: int = 100) -> Delivery:
-    """Send what is due, at most `limit` rows a sink; one sink's trouble is not another's."""
+def deliver(state: StateDB, sinks: Sequence[Sink], now_ns: Nanos, *, per_minute: int = 60) -> Delivery:
+    """Send what is due, at most `per_minute` rows a sink and minute; one sink's trouble is not another's."""
     sent = failed = dead = 0
     for sink in sinks:
-        for row in state.outbox.due(sink.name, now_ns, limit):
+        room = per_minute - state.outbox.sent_since(sink.name, now_ns - 60_000_000_000)
+        for row in state.outbox.due(sink.name, now_ns, max(room, 0)):
             try:
                 sink.send({**json.loads(row.body), "id": row.key, "sent_ns": now_ns})
             except Exception as error:
@@ -178,7 +179,7 @@ def deliver(state: StateDB, sinks: Sequence[Sink], now_ns: Nanos, *, limit: int 
                 state.outbox.failed(row.seq, reason, now_ns + wait, dead=gone)
                 failed, dead = failed + 1, dead + gone
                 break  # the rest would meet the same; they wait their turn
-            state.outbox.delivered([row.seq])
+            state.outbox.delivered([row.seq], now_ns)
             sent += 1
     return Delivery(sent, failed, dead)
 

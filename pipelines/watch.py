@@ -236,7 +236,8 @@ class Watcher:
                 stopping = self.stop.wait(1.0)
                 try:
                     now = time.time_ns()
-                    self.counters.delivered += deliver(state, self.sinks, now).sent
+                    per_minute = self.config.sinks.max_per_minute
+                    self.counters.delivered += deliver(state, self.sinks, now, per_minute=per_minute).sent
                     if now - refreshed > 60 * SECOND:
                         refresh(state, self.sinks, now)
                         refreshed = now

@@ -98,6 +98,17 @@ def test_a_dead_receiver_delays_only_itself_and_ends_in_dead_letters(receiver: R
     assert len(receiver.got) == 1
 
 
+def test_a_receiver_is_not_flooded(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    sinks = make_sinks(Config(sinks=Sinks(jsonl=str(out))))
+    minute = 60 * 10**9
+    with StateDB(tmp_path / "state.db") as state:
+        for i in range(10):
+            state.commit("p", [], [change("updated", i)], watermark_ns=i, sinks=["jsonl"])
+        sent = [deliver(state, sinks, at, per_minute=4).sent for at in (minute, minute + 1, 3 * minute, 5 * minute)]
+    assert sent == [4, 0, 4, 2]
+
+
 def test_secrets_come_from_the_environment_and_are_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CHAT_URL", raising=False)
     with pytest.raises(ConfigError, match="env:CHAT_URL"):
