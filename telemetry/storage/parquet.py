@@ -215,10 +215,15 @@ def read_file(
             if stats is not None and stats.has_min_max and (stats.max < seen[0] or stats.min >= seen[1]):
                 continue
             try:
-                read = file.read_row_group(group, use_threads=False).combine_chunks()
+                names = file.read_row_group(group, columns=["metric", "labels"], use_threads=False).combine_chunks()
+                code = _series(names, host, table)
+                if not (code >= 0).any():
+                    continue
+                rest = ["row", *_ORDER[1:]]
+                read = file.read_row_group(group, columns=rest, use_threads=False).combine_chunks()
             except (pa.ArrowException, OSError) as error:
                 raise StoreError(f"{path}: row group {group} cannot be read: {_line(error)}") from None
-            rows = _columns(read, host, table)
+            rows = _columns(read, code)
             keep = (rows.seen_ns >= seen[0]) & (rows.seen_ns < seen[1]) & (rows.code >= 0)
             if time is not None:
                 keep &= (rows.time_ns >= time[0]) & (rows.time_ns < time[1])
@@ -258,12 +263,20 @@ def _strings(values: Iterable[str]) -> Any:
     return pa.StringArray.from_buffers(len(encoded), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded)))
 
 
-def _columns(table: Any, host: str, known: KeyTable) -> Columns:
-    code = _series(table, host, known)
+def _columns(table: Any, code: NDArray[np.int32]) -> Columns:
+    """The rows in the order of arrival; where few of them are wanted, only those."""
     row = _numpy(table["row"].chunk(0))
     n = len(row)
+    sources = (code, *(_numpy(table[name].chunk(0)) for name in _ORDER[1:]))
+    wanted = np.flatnonzero(code >= 0)
     out: list[Any] = []
-    for source in (code, *(_numpy(table[name].chunk(0)) for name in _ORDER[1:])):
+    if 2 * len(wanted) < n:
+        wanted = wanted[np.argsort(row[wanted], kind="stable")]
+        for source in sources:
+            some = source[wanted]
+            out.append(some.astype(np.int64) if some.dtype == np.int32 and source is not code else some)
+        return Columns(*out)
+    for source in sources:
         column = np.empty(n, np.int64 if source.dtype == np.int32 and source is not code else source.dtype)
         column[row] = source
         out.append(column)
