@@ -153,7 +153,7 @@ def _persistence(seen: Sequence[Track], item: Evidence, facts: Facts) -> float:
 def place_of(signature: Signature, s: int, by: Mapping[tuple[int, int], list[Track]]) -> dict[str, str]:
     """Where: of each label that the signature localises by, the value that carries most of its weightiest evidence."""
     order = sorted(
-        (i for i, item in enumerate(signature.evidence) if item.role != "quiet"),
+        (i for i, item in enumerate(signature.evidence) if item.role != "quiet" and item.places),
         key=lambda i: (signature.evidence[i].role != "required", -signature.evidence[i].weight, i),
     )
     out: dict[str, str] = {}

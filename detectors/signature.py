@@ -94,6 +94,8 @@ class Evidence:
         How many channels must show it at least, and may at most ("one line of two": ``[1, 1]``).
     distinct : str
         Count values of this label instead of channels ("both ways": ``hop``, ``[2, 9]``).
+    places : bool
+        Whether its labels say where the incident is.
     min_value, min_delta, min_ratio, min_surprise : float
         Least effect for a window to count: the value, its distance from the expected, their ratio.
     """
@@ -111,6 +113,7 @@ class Evidence:
     hold: tuple[int, int] = (3, 6)
     series: tuple[int, int] = (1, 1_000_000)
     distinct: str = ""
+    places: bool = True
     min_value: float = float("-inf")
     min_delta: float = 0.0
     min_ratio: float = 0.0
