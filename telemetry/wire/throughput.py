@@ -159,7 +159,8 @@ class Link:
 def _peaks(n, times, lens, window, spans, clock, ring_t, ring_b, tails, sums, best, out):  # type: ignore[no-untyped-def]
     """Rows (span number, window end, most bytes). `clock`: window, packets in, last time, ring overruns.
 
-    Three spans, from the shortest to the longest, each with its tail and sum in registers.
+    Three spans, from the shortest to the longest, each with its tail and sum in registers. A sum from which
+    nothing old has been taken yet is an upper bound: only where it exceeds the best is it brought up to date.
     """
     k = 0
     mask = len(ring_t) - 1
@@ -189,19 +190,22 @@ def _peaks(n, times, lens, window, spans, clock, ring_t, ring_b, tails, sums, be
         sum0 += size
         sum1 += size
         sum2 += size
-        while ring_t[tail0 & mask] <= t - span0 or h - tail0 > mask:
-            sum0 -= ring_b[tail0 & mask]
-            tail0 += 1
-        while ring_t[tail1 & mask] <= t - span1 or h - tail1 > mask:
-            sum1 -= ring_b[tail1 & mask]
-            tail1 += 1
-        while ring_t[tail2 & mask] <= t - span2 or h - tail2 > mask:
-            clock[3] += ring_t[tail2 & mask] > t - span2
-            sum2 -= ring_b[tail2 & mask]
-            tail2 += 1
-        best0 = max(best0, sum0)
-        best1 = max(best1, sum1)
-        best2 = max(best2, sum2)
+        if sum0 > best0 or h - tail0 > mask:
+            while ring_t[tail0 & mask] <= t - span0 or h - tail0 > mask:
+                sum0 -= ring_b[tail0 & mask]
+                tail0 += 1
+            best0 = max(best0, sum0)
+        if sum1 > best1 or h - tail1 > mask:
+            while ring_t[tail1 & mask] <= t - span1 or h - tail1 > mask:
+                sum1 -= ring_b[tail1 & mask]
+                tail1 += 1
+            best1 = max(best1, sum1)
+        if sum2 > best2 or h - tail2 > mask:
+            while ring_t[tail2 & mask] <= t - span2 or h - tail2 > mask:
+                clock[3] += ring_t[tail2 & mask] > t - span2
+                sum2 -= ring_b[tail2 & mask]
+                tail2 += 1
+            best2 = max(best2, sum2)
     clock[1], clock[2] = h, last
     tails[0], tails[1], tails[2] = tail0, tail1, tail2
     sums[0], sums[1], sums[2] = sum0, sum1, sum2
