@@ -115,6 +115,8 @@ class JointModel:
             "low": np.full(channels, np.nan),
             "size": np.zeros(channels),
             "last": np.full(channels, np.nan),
+            "least": np.full(channels, np.inf),
+            "most": np.full(channels, -np.inf),
             "lags": np.zeros((self._order, channels)),
             "gram": np.zeros((groups, width, width)),
             "cross": np.zeros((groups, width, group)),
@@ -170,7 +172,7 @@ class JointModel:
         kept = np.flatnonzero(take >= 0)
         was = take[kept]
         for name, array in self._state.items():
-            if name in ("low", "size", "last"):
+            if name in ("low", "size", "last", "least", "most"):
                 array[kept] = old[name][was]
             elif name in ("lags", "smooth", "hist", "tails"):
                 array[:, kept] = old[name][:, was]
@@ -250,6 +252,8 @@ class JointModel:
             s["low"],
             s["size"],
             s["last"],
+            s["least"],
+            s["most"],
             s["lags"],
             s["gram"],
             s["cross"],

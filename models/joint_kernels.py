@@ -1,4 +1,4 @@
-"""The joint model's arithmetic: ridge regression on all channels' past, smoothed residuals, a tail a channel, the top few.
+"""The joint model's arithmetic: ridge regression on all channels' past, smoothed residuals, a tail each, the top few.
 
 Plain loops in one fixed order (no BLAS), so scores are equal bit for bit on every machine and for any split of windows.
 """
@@ -121,6 +121,52 @@ def _refit_views(hist: Array, tails: Array, share: float, memory: float) -> None
 
 
 @njit(cache=True, nogil=True)
+def _widen(
+    c: int, order: int, group: int, channels: int, low: Array, size: Array, least: Array, most: Array, lags: Array,
+    gram: Array, cross: Array, smooth: Array, hist: Array, tails: Array,
+) -> None:  # fmt: skip
+    """Where a channel's range has outgrown its unit, double the unit (as often as needed) and all that is in it."""
+    span = most[c] - least[c]
+    if size[c] <= 0.0 or not span >= 2.0 * size[c]:
+        return
+    factor = 1.0
+    steps = 0
+    while factor * 2.0 * size[c] <= span and steps < 20:
+        factor *= 2.0
+        steps += 1
+    part = 1.0 / factor
+    size[c] *= factor
+    g = c // group
+    count = min(group, channels - g * group)
+    used = order * count + 1
+    i = c - g * group
+    for k in range(order):
+        lags[k, c] *= part
+        p = k * count + i
+        for q in range(used):
+            if q <= p:
+                gram[g, p, q] *= part
+            if q >= p:
+                gram[g, q, p] *= part
+        for t in range(count):
+            cross[g, p, t] *= part
+    for p in range(used):
+        cross[g, p, i] *= part
+    for k in range(smooth.shape[0]):
+        smooth[k, c] *= part
+    shift = 4 * steps
+    for v in range(hist.shape[0]):
+        for b in range(STEPS):
+            to = max(b - shift, 0)
+            if to != b:
+                mass = hist[v, c, b]
+                hist[v, c, b] = 0.0
+                hist[v, c, to] += mass
+        tails[v, c, 0] *= part
+        tails[v, c, 1] *= part
+
+
+@njit(cache=True, nogil=True)
 def _surprise(x: float, tail: Array, table: Array) -> float:
     if x < tail:
         return 0.0
@@ -143,6 +189,8 @@ def advance_joint(
     low: Array,
     size: Array,
     last: Array,
+    least: Array,
+    most: Array,
     lags: Array,
     gram: Array,
     cross: Array,
@@ -169,8 +217,8 @@ def advance_joint(
         cap, settle, pace.
     group, order : int
         Channels regressed on each other, and lags.
-    low, size, last : (D,) float64
-        Origin and range of a channel, and its last value.
+    low, size, last, least, most : (D,) float64
+        Origin and unit of a channel, its last value, and its range so far.
     lags : (order, D) float64
         Past rows, scaled, newest first.
     gram : (groups, P, P), cross, weights : (groups, P, group), work : (P, P) float64
@@ -251,6 +299,8 @@ def advance_joint(
             s = min(max(s, -4.0), 5.0)
             before = (last[c] - low[c]) / size[c] if size[c] > 0.0 else 0.0
             before = min(max(before, -4.0), 5.0)
+            least[c] = min(v, least[c])
+            most[c] = max(v, most[c])
             z[c] = s
             expected[w, c] = low[c] + size[c] * y[c]
             miss = s - y[c]
@@ -335,6 +385,10 @@ def advance_joint(
         marks[ROWS] = rows + 1.0
         marks[WEIGHT] = keep * marks[WEIGHT] + row
         if rows + 1.0 >= marks[SOLVE] and rows >= 16.0:
+            for c in range(channels if marks[TRUST] == 0.0 else 0):
+                _widen(
+                    c, order, group, channels, low, size, least, most, lags, gram, cross, smooth, hist, tails
+                )  # fmt: skip
             for g in range(groups):
                 count = min(group, channels - g * group)
                 solve_ridge(gram[g], cross[g], ridge, order * count + 1, count, work, weights[g])
