@@ -1,8 +1,9 @@
 """The full detector: 27 views of a series, each with its own tails, one surprise.
 
-Evidence is the mean over views of (surprise of the view)^1.5, all views alike; `evidence_of` and `surprise_of`
-translate between it and -log10 p, by what evidence is on series without anomalies. See `views` for what the views are
-and `surprise` for the tails.
+Evidence is the mean over views of (surprise of the view)^1.5, all views alike, and up to halved where the season
+explains what a row does (an open, a nightly job); a value that is stuck where it hardly ever was is evidence in
+itself. `evidence_of` and `surprise_of` translate between it and -log10 p,
+by what evidence is on series without anomalies. See `views` for what the views are and `surprise` for the tails.
 """
 
 from __future__ import annotations
@@ -38,6 +39,12 @@ _DAY_S = 86_400
 _DAY_SLOTS = 288
 _CLOCK_SLOTS = 2049
 _N = len(VIEWS)
+_PRECEDENT = 0.8
+_YOUNG = 300.0
+_EXPLAINED = 4.0
+_LEAST_SHARE = 0.5
+_STUCK = 60.0
+_STUCK_EVIDENCE = 1.5
 _IS_DIRECTED = np.array([i in DIRECTED for i in range(_N)])
 # pooled over fourteen kinds of anomaly-free series (light and heavy tails, counts, zeros, autocorrelation, seasons)
 _EVIDENCE = np.array([0.0, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0])
@@ -84,8 +91,8 @@ def _score_views(
         if not np.isfinite(x):
             x = 0.0
         if seen >= WARM_UP:
-            high = tail_score(x, top[v, 0], held[v, 0], total, seen, fit[v, 0])
-            low = tail_score(-x, top[v, 1], held[v, 1], total, seen, fit[v, 1])
+            high = tail_score(x, top[v, 0], held[v, 0], total, seen, fit[v, 0], _PRECEDENT)
+            low = tail_score(-x, top[v, 1], held[v, 1], total, seen, fit[v, 1], _PRECEDENT)
             best = max(high, low)
             if best > 0.0:
                 best *= np.sqrt(best)
@@ -133,7 +140,7 @@ def _advance(
     bands: Float64,
 ) -> None:
     views = np.zeros(len(directed))
-    band = np.zeros(2)
+    band = np.zeros(4)
     for c in range(values.shape[1]):
         clock = (c // width) % slots.shape[1]
         for w in range(values.shape[0]):
@@ -162,6 +169,11 @@ def _advance(
             evidence[w, c], side[w, c] = _score_views(
                 views, directed, seen, counts[c], top[c], held[c], moments[c], fit[c]
             )
+            if seen < _YOUNG:  # tails of few values promise too much
+                evidence[w, c] *= np.sqrt(seen / _YOUNG)
+            evidence[w, c] *= min(max(band[2] / _EXPLAINED, _LEAST_SHARE), 1.0)
+            if band[3] >= _STUCK and evidence[w, c] < _STUCK_EVIDENCE:  # NaN while warming up stays
+                evidence[w, c] = _STUCK_EVIDENCE
             if len(bands) > 0:
                 bands[0, w, c] = band[0]
                 bands[1, w, c] = band[0] - 3.0 * band[1]

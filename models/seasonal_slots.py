@@ -34,8 +34,8 @@ def predict_slot(profile: Float64, slot: int, other: int, level: float, errors: 
         The prediction without season.
     errors : (3,) float64
         Recent mean absolute errors.
-    out : (6,) float64
-        Written: three predictions, the best one, sum and count of the slot's deviation.
+    out : (7,) float64
+        Written: three predictions, the best one, sum and count of the slot's deviation, which one is best.
     """
     slots = profile.shape[1]
     mean, count, day, days, deviation, held = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
@@ -62,6 +62,7 @@ def predict_slot(profile: Float64, slot: int, other: int, level: float, errors: 
     out[3] = out[best]
     out[4] = deviation
     out[5] = held
+    out[6] = best
 
 
 @njit(cache=True, nogil=True)

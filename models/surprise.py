@@ -43,7 +43,7 @@ KEEP = 320
 TAIL_SHARE = 0.05
 SHAPE_MAX = 0.4
 SCALE_FLOOR = 0.02
-PRECEDENT = 0.8
+PRECEDENT = 1.0
 REFIT_EVERY = 40
 WARM_UP = 128
 
@@ -151,18 +151,24 @@ def tail_refit(
 
 @njit(cache=True, nogil=True)
 def tail_score(
-    value: float, top: NDArray[np.float32], held: NDArray[np.int32], total: int, seen: int, fit: NDArray[np.float64]
+    value: float,
+    top: NDArray[np.float32],
+    held: NDArray[np.int32],
+    total: int,
+    seen: int,
+    fit: NDArray[np.float64],
+    precedent: float,
 ) -> float:
     """Surprise of a value over the threshold, 0 below it.
 
-    Precedent rule: if some past values reached 80 % of the way from the threshold to this one, the tail probability
-    is at least their share. Never more than 1.5 log10 of the values seen, as no history supports more.
+    Precedent rule: if some past values reached the share `precedent` of the way from the threshold to this one, the
+    tail probability is at least their share. Never more than 1.5 log10 of the values seen, as no history supports more.
     """
     t = fit[0]
     if not value > t:
         return 0.0
     s = gpd_surprise(value, t, fit[1], fit[2], fit[3])
-    bar = t + PRECEDENT * (value - t)
+    bar = t + precedent * (value - t)
     before = 0
     for g in range(len(held)):
         before += held[g] - _first_not_below(top[g], held[g], bar)
@@ -192,10 +198,10 @@ def _calibrate(
                 continue
             if seen[c] >= WARM_UP:
                 total = counts[c].sum()
-                best = tail_score(x, top[c, 0], held[c, 0], total, seen[c], fit[c, 0])
+                best = tail_score(x, top[c, 0], held[c, 0], total, seen[c], fit[c, 0], PRECEDENT)
                 where = 1 if best > 0.0 else 0
                 if sides > 1:
-                    low = tail_score(-x, top[c, 1], held[c, 1], total, seen[c], fit[c, 1])
+                    low = tail_score(-x, top[c, 1], held[c, 1], total, seen[c], fit[c, 1], PRECEDENT)
                     if low > best:
                         best, where = low, -1
                     best = max(best - 0.3010299956639812, 0.0)

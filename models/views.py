@@ -35,7 +35,7 @@ RLS = ORDER + 2
 REGISTERS = 40
 _N, _ORIGIN, _LEVEL, _LEVEL02, _LEVEL005, _LEVEL002, _VAR002, _R02, _R002, _D02, _D002, _GAP, _GAPS = range(13)
 _ERR0, _ERR1, _ERR2, _X48, _Z24, _Z72, _Z144, _K32, _K128, _K24, _KK24, _R24, _RR24, _R288, _RR288 = range(13, 28)
-_SAME, _UNIT, _V0 = range(28, 31)
+_SAME, _UNIT, _RUN, _EQUALS, _V0 = range(28, 33)
 _LO = (0, 1, 2, 4, 8, 16, 32)
 _HI = (0, 1, 3, 7, 15, 31, 63)
 
@@ -178,6 +178,16 @@ def _stretch(i: int, reg: Float64, ring: Float64, query: NDArray[np.float32]) ->
 
 
 @njit(cache=True, nogil=True)
+def _stuck(i: int, equal: bool, reg: Float64) -> float:
+    """-log10 of how likely the present run of equal values is, by how often neighbours were equal before it."""
+    share = (reg[_EQUALS] * min(i, 2000) + 1.0) / (min(i, 2000) + 2.0)
+    reg[_RUN] = reg[_RUN] + 1.0 if equal else 0.0
+    if reg[_RUN] <= 3.0 or share > 0.2 or reg[_RUN] > 2000.0:  # a long run is not counted against itself at once
+        reg[_EQUALS] += max(0.0005, 1.0 / (i + 1.0)) * ((1.0 if equal else 0.0) - reg[_EQUALS])
+    return -reg[_RUN] * np.log10(share)
+
+
+@njit(cache=True, nogil=True)
 def step_views(
     raw: float,
     slot: int,
@@ -218,8 +228,10 @@ def step_views(
     waiting : (LAG, STRETCH) float32
         Stretches too young to be compared with.
     out : (len(VIEWS),) float64
-    band : (2,) float64
-        Written: the seasonal prediction and its deviation.
+    band : (4,) float64
+        Written: the seasonal prediction, its deviation, and how much the season leaves unexplained: the largest scaled
+        residual of the last 12 (0 explained; infinite where a level predicts better than any season); then -log10 of
+        the probability of the present run of equal values.
     """
     i = int(reg[_N])
     if i == 0:
@@ -229,6 +241,8 @@ def step_views(
         cov[:] = 0.0
         for a in range(RLS):
             cov[a, a] = 100.0
+        for k in range(SCALES):  # far from anything, plain and centred, until filled
+            memory[k] = np.float32(1e30 if k & 1 else -1e30)
     x = raw - reg[_ORIGIN]
     ring, resid, scaled, rank = rings[0], rings[1], rings[2], rings[3]
     at = i % RING
@@ -247,7 +261,7 @@ def step_views(
     out[2] = _back(ring, i, 0, 2) / min(i + 1, 3) - (_median(medians[1], n144) if i > 0 else x)
 
     # season
-    p = np.empty(6)
+    p = np.empty(7)
     predict_slot(profile, slot, other, level, reg[_ERR0 : _ERR2 + 1], p)
     r = x - p[3]
     common = reg[_GAP] / reg[_GAPS] if reg[_GAPS] > 0.0 else abs(r)
@@ -281,14 +295,17 @@ def step_views(
     reg[_Z72] = _roll(scaled, i, 72, reg[_Z72])
     reg[_Z144] = _roll(scaled, i, 144, reg[_Z144])
     six, twelve, square6, square12, sum12 = 0.0, 0.0, 0.0, 0.0, 0.0
+    odd: float = 0.0
     for b in range(min(12, i + 1)):
         v = scaled[(i - b) % RING]
         twelve += v
+        odd = max(odd, abs(v))
         if b < 6:
             six += v
             square6 += v * v
         v = ring[(i - b) % RING]
         sum12 += v
+    band[2] = odd if p[6] > 0.0 else np.inf
     n12 = min(i + 1, 12)
     mean12 = sum12 / n12
     for b in range(n12):
@@ -301,19 +318,19 @@ def step_views(
 
     # ranks
     held = min(i, RANKS)
-    k = 0.0
+    place: float = 0.0
     if held > 0:
         lo = _place(ranks[1], held, r)
         hi = lo
         while hi < held and ranks[1, hi] == r:
             hi += 1
-        k = 0.5 * (lo + hi + 1) / (held + 1.0) - 0.5
+        place = 0.5 * (lo + hi + 1) / (held + 1.0) - 0.5
     if held == RANKS:
         _ordered_swap(ranks[1], held, ranks[0, i % RANKS], r)
     else:
         _ordered_add(ranks[1], held, r)
     ranks[0, i % RANKS] = r
-    rank[at] = k
+    rank[at] = place
     reg[_K32] = _roll(rank, i, 32, reg[_K32])
     reg[_K128] = _roll(rank, i, 128, reg[_K128])
     reg[_K24] = _roll(rank, i, 24, reg[_K24])
@@ -338,6 +355,7 @@ def step_views(
         reg[_SAME] += x == before
         if i > 24:
             reg[_SAME] -= ring[(i - 24) % RING] == ring[(i - 25) % RING]
+        band[3] = _stuck(i, x == before, reg)
     out[19] = reg[_SAME] / 24.0
 
     # novelty
