@@ -51,7 +51,7 @@ def through_api(batches: Sequence[Events] | Iterator[Events], exact: bool) -> li
 
 def bare_kernel(whole: Events) -> None:
     """The kernels alone, on arrays at hand: into a buffer, partition, fill, second by second."""
-    from features.collect import _append, _count, _scatter
+    from features.collect_kernels import append, count, scatter
     from features.sketch import SPAN
     from features.window_kernels import fill
 
@@ -63,18 +63,18 @@ def bare_kernel(whole: Events) -> None:
     for a in range(0, len(whole), PER_SECOND):
         part = whole[a : a + PER_SECOND]
         n = len(part)
-        arrays = [x.view() for x in (part.series, part.time_ns, part.value)]
-        for x in arrays:
+        series, time_ns, value = part.series.view(), part.time_ns.view(), part.value.view()
+        for x in (series, time_ns, value):
             x.flags.writeable = False  # as the builder gives them: the same compiled code
-        _append(
-            *arrays, np.empty(0, np.bool_), False, local, True, 0, False, 0, 0, 0, 1 << 62, *ring, *ring, *ring,
-            np.zeros(4, np.int64),
+        append(
+            series, time_ns, value, np.empty(0, np.bool_), False, local, True, 0, False, 0, 0, 0, 1 << 62,
+            *ring, *ring, *ring, np.zeros(4, np.int64),
         )  # fmt: skip
         offset = np.zeros(SERIES + 1, np.int64)
-        _count(ring[0], none, n, False, SECOND, 0, 0, 0, 1, SERIES, offset)
+        count(ring[0], none, n, False, SECOND, 0, 0, 0, 1, SERIES, offset)
         np.cumsum(offset, out=offset)
         at_cell = offset[:-1].copy()
-        _scatter(
+        scatter(
             ring[0], none, ring[2], n, False, SECOND, 0, 0, 0, 1, SERIES, False, at_cell, names, none, values
         )  # fmt: skip
         fill(

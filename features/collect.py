@@ -5,7 +5,7 @@ until they are taken, and what comes for them by then goes to one common overflo
 sort brings each cell's values together, in arrival order.
 """
 
-# mypy: allow-untyped-defs, allow-untyped-calls
+# mypy: allow-untyped-calls
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from features.collect_kernels import append, count, scatter
 from telemetry.types import Bool, Int64, Nanos, State
 
 __all__ = ["FLOAT_BIT", "Cells", "Log"]
@@ -27,155 +27,6 @@ FLOAT_BIT = 1 << 30
 _MASK = FLOAT_BIT - 1
 _CELLS = 1 << 20  # at most so many (window, series) cells are sorted at once
 _POOL = 4  # buffers kept for reuse
-
-
-@njit(cache=True, nogil=True)
-def _append(
-    series, time, value, keep, masked, local, whole, flag, timed, start, low, middle, high,
-    a_series, a_time, a_value, b_series, b_time, b_value, c_series, c_time, c_value, fill,
-):  # fmt: skip
-    """Deal events from `start` on to [low, middle), [middle, high) and, below, the overflow; stop at `high`.
-
-    Blocks that lie in [middle, high) as a whole, as most do, take a path without branches.
-    """
-    n = series.shape[0]
-    a, b, c, nans = fill[0], fill[1], fill[2], fill[3]
-    i = start
-    stop = False
-    while i < n and not stop:
-        end = min(i + 256, n)
-        times = time[i:end]
-        least = most = times[0]
-        for k in range(times.shape[0]):
-            least = min(least, times[k])
-            most = max(most, times[k])
-        if least >= middle and most < high and not masked:
-            names, values = series[i:end].view(np.uint64), value[i:end]  # unsigned: no negative index to look for
-            bad = 0
-            for k in range(values.shape[0]):
-                bad += values[k] != values[k]
-            if whole and bad == 0:
-                to_series, to_value = b_series[b : b + values.shape[0]], b_value[b : b + values.shape[0]]
-                for k in range(values.shape[0]):
-                    to_series[k] = local[names[k]] | flag
-                    to_value[k] = values[k]
-                if timed:
-                    b_time[b : b + values.shape[0]] = times
-                b += values.shape[0]
-                i = end
-                continue
-            for k in range(times.shape[0]):  # written in any case, counted if it is wanted: there is room for all
-                s = local[names[k]]
-                v = values[k]
-                b_series[b] = s | flag
-                b_value[b] = v
-                if timed:
-                    b_time[b] = times[k]
-                good = v == v
-                b += (s >= 0) & good
-                nans += (s >= 0) & (not good)
-            i = end
-            continue
-        while i < end:
-            if not masked or keep[i]:
-                s = local[series[i]]
-                if s >= 0:
-                    v = value[i]
-                    t = time[i]
-                    if v != v:
-                        nans += 1
-                    elif t >= middle:
-                        if t >= high:
-                            stop = True
-                            break
-                        b_series[b] = s | flag
-                        b_value[b] = v
-                        if timed:
-                            b_time[b] = t
-                        b += 1
-                    elif t >= low:
-                        a_series[a] = s | flag
-                        a_value[a] = v
-                        if timed:
-                            a_time[a] = t
-                        a += 1
-                    else:
-                        c_series[c] = s | flag
-                        c_time[c] = t
-                        c_value[c] = v
-                        c += 1
-            i += 1
-    fill[0], fill[1], fill[2], fill[3] = a, b, c, nans
-    return i
-
-
-@njit(cache=True, nogil=True)
-def _count(series, time, n, mixed, step, here, first, last, reach, width, offset):
-    """Count the events of each cell ``(window - first) * width + series`` into ``offset[cell + 1]``.
-
-    Window j covers the steps j - reach + 1 .. j. All events are of step `here`, or, if `mixed`, of their times'.
-    """
-    if reach == 1 and not mixed:  # the common case, plain
-        cell = (here - first) * width + 1
-        for i in range(n):
-            offset[cell + (series[i] & 1073741823)] += 1
-        return
-    at = here
-    lo = hi = 0
-    for i in range(n):
-        if mixed:
-            t = time[i]
-            if t < lo or t >= hi:
-                at = t // step
-                lo = at * step
-                hi = lo + step
-        s = series[i] & 1073741823
-        for j in range(max(at, first), min(at + reach - 1, last) + 1):
-            offset[(j - first) * width + s + 1] += 1
-
-
-@njit(cache=True, nogil=True)
-def _scatter(
-    series, time, value, n, mixed, step, here, first, last, reach, width, timed, at_cell, names, times, values
-):  # fmt: skip
-    """Put values (and, if `timed`, times; and flagged series, if there is room for them) at their cells."""
-    named = names.shape[0] > 0
-    if reach == 1 and not mixed and not named:  # the common case, plain
-        cell = (here - first) * width
-        if timed:
-            for i in range(n):
-                c = cell + series[i]
-                k = at_cell[c]
-                at_cell[c] = k + 1
-                values[k] = value[i]
-                times[k] = time[i]
-        else:
-            for i in range(n):
-                c = cell + series[i]
-                k = at_cell[c]
-                at_cell[c] = k + 1
-                values[k] = value[i]
-        return
-    at = here
-    lo = hi = 0
-    for i in range(n):
-        if mixed:
-            t = time[i]
-            if t < lo or t >= hi:
-                at = t // step
-                lo = at * step
-                hi = lo + step
-        flagged = series[i]
-        v = value[i]
-        for j in range(max(at, first), min(at + reach - 1, last) + 1):
-            c = (j - first) * width + (flagged & 1073741823)
-            k = at_cell[c]
-            at_cell[c] = k + 1
-            values[k] = v
-            if timed:
-                times[k] = time[i]
-            if named:
-                names[k] = flagged
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +145,7 @@ class Log:
             high = middle + (0 if self._newest is None else self.step_ns)
             fill = self._fill
             fill[:] = a.n, b.n, c.n, 0
-            at = _append(
+            at = append(
                 series, time, value, _NONE if keep is None else keep, keep is not None, local, self._whole, flag,
                 self.timed, at, middle - self.step_ns, middle, high, a.series, a.time, a.value, b.series, b.time,
                 b.value, c.series, c.time, c.value, fill,
@@ -350,12 +201,12 @@ class Log:
         parts = self._parts(a, b)
         for step, part in parts:
             mixed = part is self._overflow
-            _count(part.series, part.time, part.n, mixed, self.step_ns, step, a, b, self.reach, width, offset)
+            count(part.series, part.time, part.n, mixed, self.step_ns, step, a, b, self.reach, width, offset)
         np.cumsum(offset, out=offset)
         values, times, names = self._room(int(offset[-1]))
         at_cell = offset[:-1].copy()
         for step, part in parts:
-            _scatter(
+            scatter(
                 part.series, part.time, part.value, part.n, part is self._overflow, self.step_ns, step, a, b,
                 self.reach, width, self.timed, at_cell, names, times, values,
             )  # fmt: skip
@@ -378,10 +229,10 @@ class Log:
         """The cells of one step's own buffer."""
         part = self._buffer(step)
         offset = np.zeros(width + 1, np.int64)
-        _count(part.series, part.time, part.n, False, self.step_ns, step, step, step, 1, width, offset)
+        count(part.series, part.time, part.n, False, self.step_ns, step, step, step, 1, width, offset)
         np.cumsum(offset, out=offset)
         values, times, names = self._room(int(offset[-1]))
-        _scatter(
+        scatter(
             part.series, part.time, part.value, part.n, False, self.step_ns, step, step, step, 1, width, self.timed,
             offset[:-1].copy(), names, times, values,
         )  # fmt: skip

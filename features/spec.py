@@ -10,10 +10,11 @@ from typing import Any
 
 from features.calendar import Calendar, Clock, ScheduledEvent, parse_schedule
 from features.dynamics import Dynamics
-from features.feature_set import FeatureSet, Pipeline
+from features.feature_set import FeatureSet
 from features.grid import duration_text
 from features.mixed import base_for
 from features.params import AnyOf, Params, unknown
+from features.pipeline import Pipeline
 from features.rates import RateBase
 from features.ratio import Join, Ratio
 from features.shape import Shape
