@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from models.joint_kernels import MARKS, STEPS, VIEWS, advance_joint
-from models.light_kernels import BUCKETS
+from models.light_tail import BUCKETS
 from telemetry.errors import ConfigError, StoreError
 from telemetry.types import Float64, Int64, Panel, Scores, SeriesKey, State
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from models.light_kernels import refit_tail
+from models.light_tail import refit_tail
 
 __all__ = ["EDGE_BITS", "MARKS", "STEPS", "VIEWS", "advance_joint", "solve_ridge"]
 

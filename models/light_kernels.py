@@ -1,4 +1,4 @@
-"""The light detector's arithmetic: one compiled pass over (windows, channels), time-major.
+"""The light detector's arithmetic: one compiled pass over (windows, channels), time-major in blocks of channels.
 
 A channel's memory is a row of registers, log histograms of its deviations (above, below, and of its slow views) with
 the surprise fitted to them, and (with a clock) a profile of slots. Every sum runs in one fixed order; nothing depends
@@ -13,283 +13,66 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from models.light_state import (
+    AGAIN,
+    AGE,
+    BANDDOWN,
+    BANDUP,
+    BEFORE,
+    CDOWN,
+    CENTRE,
+    CREEP,
+    CRUN,
+    CSIZE,
+    CUP,
+    FIELDS,
+    FLAGGED,
+    FOLLOW,
+    FREE,
+    HOTAT,
+    HOTS,
+    LEVEL,
+    LIKE,
+    LONG,
+    MISS,
+    MOVE,
+    OFF,
+    PARAMS,
+    PDEV,
+    PROF,
+    REF,
+    REFIT,
+    RUN,
+    SCALE,
+    SCOUNT,
+    SLOT,
+    SLOW,
+    SLOWDEV,
+    SMISS,
+    SSUM,
+    SWEIGHT,
+    TOLD,
+    UNLIKE,
+    UNSEEN,
+    WEIGHT,
+    enter_slot,
+    follow_clock,
+    refit,
+    start,
+    watch_run,
+)
+from models.light_tail import BUCKETS, MANTISSA, OFFSET, UNIT, refit_tail
+
 __all__ = ["BUCKETS", "FIELDS", "PARAMS", "UNSEEN", "advance_light", "refit_tail"]
 
 Array = Any  # numba takes its types from the arguments
 
-BUCKETS = 64
-"""Buckets of a tail histogram: four an octave, from 1/8 to 8,192 deviations."""
 BLOCK = 32
 """Channels that go through all windows together, so that their memory stays in the cache."""
-UNSEEN = 0xFFFF
-"""Code of a slot that was never visited."""
 
-FIELDS = (
-    *("age", "level", "scale", "long_scale", "trend_free", "slow", "slow_dev", "ref", "creep_dev", "cusum_up"),
-    *("cusum_down", "cusum_size", "weight", "slow_weight", "refit_at", "run", "candidate", "candidate_dev", "slot"),
-    *("slot_sum", "slot_count", "profile", "profile_dev", "offset", "anchor", "centre", "creep_run", "flagged"),
-    *(
-        "stagger",
-        "band_up",
-        "band_down",
-        "before",
-        "move",
-        "slot_miss",
-        "miss",
-        "like",
-        "unlike",
-        "follow",
-        "hot_at",
-        "hots",
-        "again",
-        "told",
-    ),
-)
-PARAMS = (
-    *("alpha", "beta", "clip", "warmup", "memory", "refit", "relearn", "creep_relearn"),
-    *("creep_step", "creep_gain", "creep_unit", "flag", "slot_gain", "claim"),
-)
-
-(AGE, LEVEL, SCALE, LONG, FREE, SLOW, SLOWDEV, REF, CREEP, CUP) = range(10)
-(CDOWN, CSIZE, WEIGHT, SWEIGHT, REFIT, RUN, CAND, CDEV, SLOT) = range(10, 19)
-(SSUM, SCOUNT, PROF, PDEV, OFF, ANCHOR, CENTRE, CRUN, FLAGGED) = range(19, 28)
-(STAGGER, BANDUP, BANDDOWN, BEFORE, MOVE, SMISS, MISS, LIKE, UNLIKE, FOLLOW, HOTAT, HOTS, AGAIN, TOLD) = range(28, 42)
-
-_OFFSET = (1023 - 3) * 4
-_ONE = 12  # the bucket that starts at one deviation: less is never a tail
-_MANTISSA = (1 << 50) - 1
-_UNIT = 2.0**-50
 _TWO = math.log10(2.0)
 _HOT = 1.3
 _SIXTEEN = math.log10(16.0)
-_BAND = 3.0
-_ROOT2 = math.sqrt(2.0)
-_LOG2 = math.log10(2.0)
-_HALF = 0.5 * _LOG2
-_E2 = 2.0 / math.log(10.0)
-
-
-_EDGES = np.array([math.ldexp(1.0 + 0.25 * (b & 3), (b >> 2) - 3) for b in range(BUCKETS + 1)])
-_MIDDLES = 0.5 * (_EDGES[:-1] + _EDGES[1:])
-
-
-@njit(cache=True, nogil=True)
-def _log10(x: float) -> float:
-    """log10 of a normal positive number within 1e-7: the refit's, at a third of the library's time."""
-    bits = np.float64(x).view(np.int64)
-    exponent = (bits >> 52) - 1023
-    m = np.int64((bits & ((1 << 52) - 1)) | (1023 << 52)).view(np.float64)
-    t = (m - _ROOT2) / (m + _ROOT2)
-    u = t * t
-    return float(exponent * _LOG2 + _HALF + _E2 * t * (1.0 + u * (1.0 / 3.0 + u * (0.2 + u / 7.0))))
-
-
-@njit(cache=True, nogil=True)
-def _reaches(tails: Array, n: int, j: int, goal: float) -> float:
-    """Smallest edge whose surprise is at least `goal`."""
-    b = 0
-    while b < BUCKETS - 1 and tails[n, j, b, 1] < goal:
-        b += 1
-    return _EDGES[b]
-
-
-@njit(cache=True, nogil=True)
-def refit_tail(tails: Array, n: int, j: int, weight: float, memory: float) -> None:
-    """Fit a generalised Pareto tail to the excesses over the 95 % quantile and tabulate -log10 p at each edge.
-
-    Moments shrunk towards a prior while excesses are few (Hosking and Wallis 1987; Siffer et al., KDD 2017). Where as
-    large a value has been seen before, the surprise is at most what its frequency says (the precedent rule).
-
-    Parameters
-    ----------
-    tails : (N, 3, BUCKETS, 2) float32
-        Mass of each bucket and, out, surprise at its lower edge.
-    n, j : int
-        Channel and tail.
-    weight : float
-        Mass of all deviations seen, those below the first bucket with them.
-    memory : float
-        Mass above which the past is scaled down.
-    """
-    h = tails[n, j]
-    if weight > memory:
-        shrink = np.float32(memory / weight)
-        for b in range(BUCKETS):
-            h[b, 0] *= shrink
-        weight = memory
-    allowed = 0.05 * weight
-    total = 0.0
-    at = BUCKETS
-    while at > _ONE and total + h[at - 1, 0] <= allowed:
-        at -= 1
-        total += h[at, 0]
-    if at == BUCKETS:
-        at = BUCKETS - 1
-        total = float(h[at, 0])
-    t = _EDGES[at]
-    m1 = 0.0
-    m2 = 0.0
-    for b in range(at, BUCKETS):
-        c = float(h[b, 0])
-        if c > 0.0:
-            y = _MIDDLES[b] - t
-            m1 += c * y
-            m2 += c * y * y
-    # with few excesses sizes are unknown: assume them large and their tail heavy
-    prior = max(0.25 * t + 0.1, 2.0 / (1.0 + total))
-    mean = (m1 + 4.0 * prior) / (total + 4.0)
-    shape = 0.0
-    if total > 0.0 and m1 > 0.0:
-        own = m1 / total
-        var = m2 / total - own * own
-        if var > 0.0:
-            shape = min(0.5, max(0.0, 0.5 * (1.0 - own * own / var)))
-    shape = (shape * total + 0.25 * 10.0) / (total + 10.0)
-    slope = shape / (mean * (1.0 - shape))
-    per = 1.0 / shape
-    above = _log10((weight + 1.0) / (total + 1.0))
-    past = 0.0
-    seen = _log10(weight + 1.0)
-    for b in range(BUCKETS - 1, -1, -1):
-        c = float(h[b, 0])
-        if c > 0.0:
-            past += c
-            seen = _log10((weight + 1.0) / ((past if past > 1.0 else 1.0) + 1.0))
-        if b < at:
-            h[b, 1] = seen if b >= _ONE else min(seen, above * _EDGES[b] * _EDGES[b])
-            continue
-        s = above + _log10(1.0 + slope * (_EDGES[b] - t)) * per
-        if past >= 0.01 and seen < s:
-            s = seen
-        h[b, 1] = s
-
-
-@njit(cache=True, nogil=True)
-def _pack(x: float) -> int:
-    """16 bits of a number: sign, 6 of exponent (2^-31 to 2^31), 9 of mantissa; smaller ones are 0."""
-    bits = np.float64(abs(x)).view(np.int64) + (1 << 42)
-    code = (((bits >> 52) - 1023 + 32) << 9) | ((bits >> 43) & 0x1FF)
-    if code < 512:
-        return 0
-    if code > 0x7FFE:
-        code = np.int64(0x7FFE)
-    return int(code | (0x8000 if x < 0.0 else 0))
-
-
-@njit(cache=True, nogil=True)
-def _unpack(code: int) -> float:
-    low = code & 0x7FFF
-    if low < 512:
-        return 0.0
-    x = math.ldexp(1.0 + (low & 0x1FF) / 512.0, (low >> 9) - 32)
-    return -x if code & 0x8000 else x
-
-
-@njit(cache=True, nogil=True)
-def _enter_slot(r: Array, n: int, slot: int, profile: Array, gain: float) -> None:
-    """Leave one slot of the clock (learn its mean and spread) and enter another (read them once)."""
-    old = int(r[n, SLOT])
-    count = r[n, SCOUNT]
-    if old >= 0 and count > 0.0:
-        mean = r[n, SSUM] / count - r[n, ANCHOR]
-        code = int(profile[n, old, 0])
-        if code == UNSEEN:
-            profile[n, old, 0] = _pack(mean)
-            profile[n, old, 1] = 0
-        else:
-            known = _unpack(code)
-            dev = _unpack(int(profile[n, old, 1]))
-            miss = r[n, SMISS] / count
-            d = mean - known
-            if dev > 0.0:
-                miss = min(miss, 4.0 * dev)
-                d = min(max(d, -4.0 * dev), 4.0 * dev)
-                miss = dev + gain * (miss - dev)
-            profile[n, old, 0] = _pack(known + gain * d)
-            profile[n, old, 1] = _pack(miss)
-    r[n, SLOT] = slot
-    r[n, SSUM] = 0.0
-    r[n, SMISS] = 0.0
-    r[n, SCOUNT] = 0.0
-    now = math.nan
-    if slot >= 0 and profile[n, slot, 0] != UNSEEN:
-        now = _unpack(int(profile[n, slot, 0])) + r[n, ANCHOR]
-        r[n, PDEV] = _unpack(int(profile[n, slot, 1]))
-    if math.isnan(r[n, PROF]) != math.isnan(now):  # the slow views go on from where they were
-        r[n, CENTRE] = r[n, FREE] - r[n, LEVEL] + (0.0 if math.isnan(now) else now)
-        if not math.isnan(now):
-            r[n, OFF] = r[n, LEVEL] - now
-    r[n, PROF] = now
-
-
-@njit(cache=True, nogil=True)
-def _refit(r: Array, n: int, tails: Array, memory: float, period: float) -> None:
-    """Refit a channel's tails and say when next: often while young, then once a period, staggered over series."""
-    refit_tail(tails, n, 0, r[n, WEIGHT], memory)
-    refit_tail(tails, n, 1, r[n, WEIGHT], memory)
-    refit_tail(tails, n, 2, r[n, SWEIGHT], memory)
-    r[n, WEIGHT] = min(r[n, WEIGHT], memory)
-    r[n, SWEIGHT] = min(r[n, SWEIGHT], memory)
-    r[n, BANDUP] = _reaches(tails, n, 0, _BAND)
-    r[n, BANDDOWN] = _reaches(tails, n, 1, _BAND)
-    wait = int(min(max(8.0, 0.25 * r[n, AGE]), period))
-    r[n, REFIT] = r[n, AGE] + wait + (int(r[n, STAGGER]) % wait) // 2
-
-
-@njit(cache=True, nogil=True)
-def _relearn(r: Array, n: int) -> None:
-    """Take the level since the deviation began as the new normal, for every view."""
-    level = r[n, CAND]
-    r[n, LEVEL] = level
-    r[n, SCALE] = max(r[n, SCALE], 1.25 * r[n, CDEV])
-    free = level + r[n, CENTRE]
-    if not math.isnan(r[n, PROF]):
-        r[n, OFF] = level - r[n, PROF]
-        free -= r[n, PROF]
-    r[n, FREE] = free
-    r[n, SLOW] = free
-    r[n, REF] = free
-    r[n, CUP] = 0.0
-    r[n, CDOWN] = 0.0
-    r[n, RUN] = 0.0
-    r[n, MISS] = 0.0
-
-
-@njit(cache=True, nogil=True)
-def _watch_run(r: Array, n: int, x: float, up: bool, relearn: float) -> None:
-    """Follow the level of a run of flagged windows on one side."""
-    run = r[n, RUN]
-    if run != 0.0 and up == (run > 0.0):
-        run += 1.0 if up else -1.0
-        r[n, CAND] += 0.1 * (x - r[n, CAND])
-        r[n, CDEV] += 0.1 * (abs(x - r[n, CAND]) - r[n, CDEV])
-    else:
-        run = 1.0 if up else -1.0
-        r[n, CAND] = x
-        r[n, CDEV] = 0.0
-    r[n, RUN] = run
-    if abs(run) >= relearn:
-        _relearn(r, n)
-
-
-@njit(cache=True, nogil=True)
-def _follow(r: Array, n: int, x: float) -> None:
-    """A window that the clock says is like no other: the level follows, nothing else learns."""
-    r[n, LEVEL] += 0.1 * (x - r[n, LEVEL])
-    r[n, CENTRE] = r[n, FREE] - r[n, LEVEL]
-    r[n, BEFORE] = x
-    r[n, MISS] = 0.0
-    r[n, RUN] = 0.0
-    r[n, FLAGGED] = 0.0
-
-
-@njit(cache=True, nogil=True)
-def _start(r: Array, n: int, x: float) -> None:
-    for k in (LEVEL, FREE, SLOW, REF, ANCHOR, CAND, BEFORE):
-        r[n, k] = x
-    r[n, SLOT] = -1.0
-    r[n, PROF] = math.nan
-    r[n, REFIT] = 16.0
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -330,16 +113,16 @@ def _block(
                 continue
             age = r[n, AGE]
             if age == 0.0:
-                _start(r, n, x)
+                start(r, n, x)
             if has_slots:
                 v = slots[w, n // columns]
                 slot = -1
                 if v >= 0.0 and v < profile.shape[1]:
                     slot = int(v)
                 if slot != int(r[n, SLOT]):
-                    _enter_slot(r, n, slot, profile, slot_gain)
+                    enter_slot(r, n, slot, profile, slot_gain)
                 if v == -2.0:
-                    _follow(r, n, x)
+                    follow_clock(r, n, x)
                     surprise[w, n] = math.nan
                     side[w, n] = 0
                     if explain:
@@ -389,14 +172,14 @@ def _block(
             j = 1 if z < 0.0 else 0
             az = abs(z)
             bits = np.float64(az).view(np.int64)
-            bucket = int((bits >> 50) - _OFFSET)
+            bucket = int((bits >> 50) - OFFSET)
             s_fast = 0.0
             if bucket >= BUCKETS - 1:
                 bucket = BUCKETS - 1
                 s_fast = float(tails[n, j, bucket, 1])
             elif bucket >= 0:
                 at = float(tails[n, j, bucket, 1])
-                s_fast = at + (bits & _MANTISSA) * _UNIT * (float(tails[n, j, bucket + 1, 1]) - at)
+                s_fast = at + (bits & MANTISSA) * UNIT * (float(tails[n, j, bucket + 1, 1]) - at)
             which = 1 - 2 * j
             said = s_fast
             if s_fast > _HOT and age > 16.0:
@@ -461,13 +244,13 @@ def _block(
                 slow_t = max(up, down)
                 s_slow = 0.0
                 bits = np.float64(slow_t).view(np.int64)
-                b = int((bits >> 50) - _OFFSET)
+                b = int((bits >> 50) - OFFSET)
                 if b >= BUCKETS - 1:
                     b = BUCKETS - 1
                     s_slow = float(tails[n, 2, b, 1])
                 elif b >= 0:
                     at = float(tails[n, 2, b, 1])
-                    s_slow = at + (bits & _MANTISSA) * _UNIT * (float(tails[n, 2, b + 1, 1]) - at)
+                    s_slow = at + (bits & MANTISSA) * UNIT * (float(tails[n, 2, b + 1, 1]) - at)
                 if int(age) & 15 == 0 and age > 12.0:
                     mass = 1.0 if s_slow <= flag else 0.1
                     r[n, SWEIGHT] += mass
@@ -539,12 +322,12 @@ def _block(
                     tails[n, j, bucket, 0] += np.float32(mass)
             r[n, FLAGGED] = 1.0 if flagged else 0.0
             if flagged:
-                _watch_run(r, n, x, z > 0.0, relearn)
+                watch_run(r, n, x, z > 0.0, relearn)
             elif r[n, RUN] != 0.0:
                 r[n, RUN] += 1.0 if r[n, RUN] < 0.0 else -1.0
             r[n, AGE] = age + 1.0
             if age + 1.0 >= r[n, REFIT]:
-                _refit(r, n, tails, memory, period)
+                refit(r, n, tails, memory, period)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 
 from models.joint_kernels import solve_ridge
-from models.light_kernels import BUCKETS, refit_tail
+from models.light_tail import BUCKETS, refit_tail
 from telemetry.errors import ConfigError, StoreError
 from telemetry.types import Float64, Panel, Scores, SeriesKey, State
 
