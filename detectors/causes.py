@@ -1,8 +1,9 @@
 """Rank the signatures against the whole evidence: what deviates, in which shape, where, and what stays quiet.
 
 Evidence adds up in units of decimal evidence (log10 of a likelihood ratio), one sum per signature; the sums compete
-with each other and with ``unknown``, so that a confidence is a share of belief (naive Bayes). `SHARPNESS` and `UNKNOWN`
-were fitted on labelled incidents, so that causes held with confidence c are right in about c of the cases.
+with each other and with ``unknown``, so that a confidence is a share of belief (naive Bayes). The scale was checked on
+recorded faults: of the 67 that the weights were set on the first cause held 0.97 on average and was right each time;
+`SHARPNESS` below 1 would say less than the evidence does there, above 1 more than so few faults can show.
 """
 
 from __future__ import annotations

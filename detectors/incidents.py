@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -66,6 +67,8 @@ class Grouper:
         facts: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         self.signatures = tuple(load_catalogue() if signatures is None else signatures)
+        text = repr([(x.kind, x.evidence) for x in self.signatures])
+        self._digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
         self._memory, self._quiet = round(memory_s * SECOND), round(quiet_s * SECOND)
         self._reopen, self._update = round(reopen_s * SECOND), round(update_s * SECOND)
         self._next, self._fade = round(next_s * SECOND), round(fade_s * SECOND)
@@ -308,22 +311,23 @@ class Grouper:
             "known": [[s, i, t] for (s, i), t in sorted(self._known.items())],
             "seen": sorted(self._seen),
             "ended": [pack_incident(x) for x in self._ended],
-            "kinds": [x.kind for x in self.signatures],
+            "catalogue": self._digest,
         }
         return {"json": np.frombuffer(json.dumps(body).encode(), np.uint8).copy()}
 
     def restore(self, state: State) -> None:
         body = json.loads(bytes(np.asarray(state["json"], np.uint8)))
+        same = body["catalogue"] == self._digest
         self._cases = {}
-        if body["kinds"] != [x.kind for x in self.signatures]:
-            return  # another catalogue: evidence cannot be matched; open incidents resolve by the state database
         for row in body["cases"]:
             case = Case.unpack(row)
-            for host in case.hosts:
-                self._cases[host] = case
+            if not same:  # evidence of another catalogue has no meaning here; open incidents still come to their end
+                case.tracks = {}
+            if same or case.incident is not None:
+                self._put(case)
         self._waiting = [(a.end_ns, a.id, a) for a in map(unpack_alert, body["waiting"])]
-        self._known = {(s, i): t for s, i, t in body["known"]}
-        self._seen = set(body["seen"])
+        self._known = {(s, i): t for s, i, t in body["known"]} if same else {}
+        self._seen = set(body["seen"]) if same else set()
         self._ended = [unpack_incident(x) for x in body["ended"]]
 
 
