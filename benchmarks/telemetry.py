@@ -1,5 +1,7 @@
 """What harvesting costs: against reading and parsing the same files, node_exporter and psutil; and what storing takes.
 
+The share of a core is to stay below 2 %; 1 % is what it aims at.
+
 Harvest and peer alternate at their real pace of 10 Hz, so that both meet the cold caches of a process that mostly
 sleeps. The cost of cutting Parquet is measured on five minutes' worth of samples and shared out over their ticks.
 """
@@ -113,7 +115,6 @@ def _cost(folder: Path, rounds: int, seconds: float) -> list[Row]:
     return [
         Row("harvest_vs_parse", mine / theirs, "x CPU", 2.0, "<="),
         Row("harvest_core_share", mine * HZ, "core", 0.02, "<="),
-        Row("harvest_core_share_goal", mine * HZ, "core", 0.01, "<="),
         Row("bytes_per_sample", per_sample, "B", 2.0, "<="),
         Row("harvest_series", float(len(harvester.keys)), "series", None, ">="),
         Row("harvest_tick_us", mine * 1e6, "us", None, "<="),

@@ -50,15 +50,14 @@ class Batch:
         self._scale = np.concatenate([none, *(f.scale for f in self.files)])
         self._numbers = np.empty(max([1, *(f.size // 2 + 2 for f in self.files)]), np.int64)
         self._bad = np.zeros(n, np.int64)
-        self._stamps = np.empty(n + 1, np.int64)
 
-    def read(self, out: Int64) -> tuple[Int64, Int64]:
-        """Fill `out`; return stamps before, between and after the files, and which of them (1) were not as expected."""
-        _read_all(
+    def read(self, out: Int64, times: Int64) -> list[int]:
+        """Fill `out`, and `times` with the middle of each file's reading; return the files that were otherwise."""
+        count = _read_all(
             self._fds, self._text, self._starts, self._reads, self._hexa, self._expected, self._ends,
-            self._pick, self._scale, self._numbers, out, self._stamps, self._bad,
+            self._pick, self._scale, self._numbers, out, times, self._bad,
         )  # fmt: skip
-        return self._stamps, self._bad
+        return np.flatnonzero(self._bad).tolist() if count else []
 
 
 class Digests:
@@ -104,12 +103,13 @@ def _read_all(
     scale: Int64,
     numbers: Int64,
     out: Int64,
-    stamps: Int64,
+    times: Int64,
     bad: Int64,
-) -> None:  # pragma: no cover - compiled
+) -> int:  # pragma: no cover - compiled
     now = np.empty(2, np.int64)
     _clock_gettime(np.int32(0), np.uintp(now.ctypes.data))
-    stamps[0] = now[0] * 1_000_000_000 + now[1]
+    before = now[0] * 1_000_000_000 + now[1]
+    failed = 0
     base = np.uintp(text.ctypes.data)
     for i in range(len(fds)):
         size = 0
@@ -127,11 +127,17 @@ def _read_all(
             if size == room:
                 bad[i] = 1  # it outgrew its place
                 break
+        lo, hi = ends[i], ends[i + 1]
         if bad[i] == 0:
-            lo, hi = ends[i], ends[i + 1]
             part = text[starts[i] : starts[i] + size]
             count, shape = scan_fields(part, size, hexa[i], numbers, pick[lo:hi], scale[lo:hi], out[lo:hi])
             if count != expected[i, 0] or shape != expected[i, 1]:
                 bad[i] = 1
         _clock_gettime(np.int32(0), np.uintp(now.ctypes.data))
-        stamps[i + 1] = now[0] * 1_000_000_000 + now[1]
+        after = now[0] * 1_000_000_000 + now[1]
+        middle = before + (after - before) // 2
+        for j in range(lo, hi):
+            times[j] = middle
+        before = after
+        failed += bad[i]
+    return failed

@@ -74,23 +74,24 @@ class Tier:
         """Read everything once; seen_ns is the end of it."""
         if self._stale:
             self._lay_out()
-        values = np.empty(len(self.series), np.int64)
-        stamps = np.empty(len(self._plan) + 1, np.int64)
-        batched = len(self._batch.files)
-        before, bad = self._batch.read(values)
-        stamps[: batched + 1] = before
-        failed = []
-        if bad.any():
+        n = len(self.series)
+        values, times = np.empty(n, np.int64), np.empty(n, np.int64)
+        failed = self._batch.read(values, times)
+        if failed:
             self._stale = True  # one may have outgrown its place
-            failed = [i for i in np.flatnonzero(bad).tolist() if not self._read(i, values)]
-        for i in range(batched, len(self._plan)):
+            failed = [i for i in failed if not self._read(i, values)]
+        clock = time.time_ns
+        before = clock()
+        for i in range(len(self._batch.files), len(self._plan)):
             if not self._read(i, values):
                 failed.append(i)
-            stamps[i + 1] = time.time_ns()
-        middle = stamps[:-1] + np.diff(stamps) // 2
+            after = clock()
+            _, lo, hi = self._plan[i]
+            times[lo:hi] = before + (after - before) // 2
+            before = after
         if failed:
-            return self._anew(values, middle, failed)
-        return self._events(self._keys, self.series, np.repeat(middle, self._counts), values, time.time_ns())
+            return self._anew(values, times, failed)
+        return self._events(self._keys, self.series, times, values, before)
 
     def _read(self, i: int, values: Int64) -> bool:
         source, lo, hi = self._plan[i]
@@ -105,10 +106,10 @@ class Tier:
         for source in self._sources:
             source.close()
 
-    def _anew(self, values: Int64, middle: Int64, failed: list[int]) -> Events:
+    def _anew(self, values: Int64, times: Int64, failed: list[int]) -> Events:
         """Some sources changed: keep what the others gave, read those again by their new names."""
         kept = [
-            (s, self._fields[id(s)], values[lo:hi], middle[i])
+            (self._fields[id(s)], values[lo:hi], times[lo:hi])
             for i, (s, lo, hi) in enumerate(self._plan)
             if i not in failed
         ]
@@ -127,17 +128,18 @@ class Tier:
                 self.missing[source.name] = _why(error)
                 continue
             if good:
-                kept.append((source, keys, again, np.int64(before + (time.time_ns() - before) // 2)))
+                middle = before + (time.time_ns() - before) // 2
+                kept.append((keys, again, np.full(len(again), middle, np.int64)))
             else:
                 # It changes from one read to the next: nothing of this sample can be trusted.
                 self._drop(source)
                 self.missing[source.name] = "changed while it was read"
         self._lay_out()
-        keys = tuple(k for _, names, _, _ in kept for k in names)
-        parts = [v for _, _, v, _ in kept]
-        times = np.repeat(np.array([t for _, _, _, t in kept], np.int64), [len(p) for p in parts])
-        whole = np.concatenate(parts) if parts else np.empty(0, np.int64)
-        return self._events(keys, np.arange(len(keys)), times, whole, time.time_ns())
+        found = tuple(k for names, _, _ in kept for k in names)
+        none = np.empty(0, np.int64)
+        whole = np.concatenate([none, *(v for _, v, _ in kept)])
+        stamps = np.concatenate([none, *(t for _, _, t in kept)])
+        return self._events(found, np.arange(len(found)), stamps, whole, time.time_ns())
 
     def _events(self, keys: tuple[SeriesKey, ...], series: Int64, times: Int64, values: Int64, seen: Nanos) -> Events:
         return Events(keys, series, times, np.full(len(values), seen, np.int64), values)
