@@ -15,8 +15,9 @@ from detectors.case import Case, pack_incident, unpack_incident
 from detectors.causes import QUALITY
 from detectors.evidence import Track, pack_alert, unpack_alert
 from detectors.signature import Signature, load_catalogue
+from telemetry.labels import matches_scope
 from telemetry.selectors import Selector
-from telemetry.types import Alert, Cause, Incident, IncidentChange, Nanos, Panel, SeriesKey, State
+from telemetry.types import Alert, Cause, Incident, IncidentChange, Label, Nanos, Panel, SeriesKey, State
 
 __all__ = ["Grouper"]
 
@@ -49,6 +50,9 @@ class Grouper:
         Least time between two rankings of one incident.
     bypass : sequence of str
         Selectors of series (flows, processes) whose packets do not pass the kernel's network stack.
+    expected : sequence of Label, optional
+        Silences and expected events (a deploy, a rollover): an incident that opens within one and at an overlapping
+        place is kept, as ``info``, and says what was expected.
     facts : mapping of host to (name to value), optional
         Current settings, to fill in changes (see ``changes.fill``).
     """
@@ -64,6 +68,7 @@ class Grouper:
         fade_s: float = 2.0,
         update_s: float = 0.5,
         bypass: Sequence[str] = (),
+        expected: Sequence[Label] = (),
         facts: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         self.signatures = tuple(load_catalogue() if signatures is None else signatures)
@@ -73,6 +78,7 @@ class Grouper:
         self._reopen, self._update = round(reopen_s * SECOND), round(update_s * SECOND)
         self._next, self._fade = round(next_s * SECOND), round(fade_s * SECOND)
         self._bypass = [Selector.parse(text) for text in bypass]
+        self._expected = sorted(expected, key=lambda x: (x.start_ns, x.id))
         self.facts: dict[str, Mapping[str, str]] = dict(facts or {})
         self._cases: dict[str, Case] = {}
         self._waiting: list[tuple[Nanos, str, Alert]] = []
@@ -213,7 +219,7 @@ class Grouper:
         if partner is not None:
             self._join(partner, case)
             return self._rerank(partner, now)
-        incident = case.build(self.signatures, causes, self.facts, now)
+        incident = self._foreseen(case.build(self.signatures, causes, self.facts, now))
         before = self._before(incident, now)
         if before is not None:
             incident = replace(incident, id=before.id, opened_ns=before.opened_ns, onset_ns=before.onset_ns)
@@ -231,7 +237,7 @@ class Grouper:
             return []
         case.ranked_ns = now
         causes = case.rank(self.signatures, self._known, now)
-        new = case.build(self.signatures, causes, self.facts, now)
+        new = self._foreseen(case.build(self.signatures, causes, self.facts, now))
         same = (
             (new.kind, new.severity, new.place) == (old.kind, old.severity, old.place)
             and len(new.causes) == len(old.causes)
@@ -244,6 +250,15 @@ class Grouper:
             return []
         case.incident = new
         return [IncidentChange("updated", now, new)]
+
+    def _foreseen(self, incident: Incident) -> Incident:
+        """Take the weight off an incident that was to be expected."""
+        for x in self._expected:
+            inside = x.start_ns <= incident.opened_ns < x.end_ns and matches_scope(x.scope, incident.place)
+            if inside and x.kind in ("none", "unknown", incident.kind):
+                title = f"expected ({x.note or x.kind}): {incident.title}"
+                return replace(incident, severity="info", title=title)
+        return incident
 
     # -- joining and ending ----------------------------------------------------------------------------------------
 

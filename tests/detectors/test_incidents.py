@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from detectors.incidents import Grouper
 from detectors.signature import Signature, load_signature
-from telemetry.types import Alert, IncidentChange, Panel, SeriesKey, alert_id
+from telemetry.types import Alert, IncidentChange, Label, Panel, SeriesKey, alert_id
 
 SECOND = 1_000_000_000
 STEP = 100_000_000
@@ -166,6 +168,18 @@ def test_kernel_causes_are_ruled_out_for_flows_that_bypass_it() -> None:
     again = alert("udp_socket_drops_total", 51, port="9", flow="md")
     assert Grouper(catalogue()).push([wire, again], 1100 * SECOND)
     assert Grouper(catalogue(), bypass=['flow="md"']).push([wire, again], 1100 * SECOND) == []
+
+
+def test_what_is_expected_is_kept_and_weighs_nothing() -> None:
+    at = 1000 * SECOND
+    deploy = Label("d", "none", "host=h", at, at + 10 * SECOND, at, note="deploy 4.2")
+    alerts = [drops(t) for t in range(50, 60)]
+    (opened, *_) = Grouper(catalogue(), expected=[deploy]).push(alerts, 2000 * SECOND)
+    assert opened.incident.severity == "info"
+    assert opened.incident.title.startswith("expected (deploy 4.2): since")
+    for other in (replace(deploy, scope="host=x"), replace(deploy, end_ns=at + SECOND), replace(deploy, kind="steal")):
+        (opened, *_) = Grouper(catalogue(), expected=[other]).push(alerts, 2000 * SECOND)
+        assert opened.incident.severity == "critical"
 
 
 def test_doubt_about_the_measurement_lowers_confidence() -> None:
