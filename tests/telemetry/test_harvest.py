@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -354,3 +355,33 @@ def test_live_a_file_of_several_pages() -> None:
         assert len(batch) == len(tier.keys) > 50
     assert tier.rediscovered == 0
     tier.close()
+
+
+@pytest.mark.skipif(not Path("/proc/net/udp").exists(), reason="needs Linux")
+def test_live_a_slow_reader_and_its_drops() -> None:
+    """A socket that nobody reads: its queue grows, then it drops; another socket comes and goes beside it."""
+    h = Harvester("/", host="me", namespaces=False)
+    udp = (socket.AF_INET, socket.SOCK_DGRAM)
+    with socket.socket(*udp) as slow, socket.socket(*udp) as out:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.bind(("127.0.0.1", 0))
+        port = slow.getsockname()[1]
+        drops, queue = (f'udp_socket_{n}{{host="me",port="{port}"}}' for n in ("drops_total", "rx_queue_bytes"))
+        first = values(h.sample())
+        assert (first[drops], first[queue]) == (0, 0)
+        out.sendto(b"x" * 100, ("127.0.0.1", port))
+        second = values(h.sample())
+        assert second[drops] == 0
+        assert second[queue] > 0
+        with socket.socket(*udp) as other:
+            other.bind(("127.0.0.1", 0))
+            for _ in range(200):
+                out.sendto(b"x" * 100, ("127.0.0.1", port))
+            third = values(h.sample())
+            beside = f'udp_socket_drops_total{{host="me",port="{other.getsockname()[1]}"}}'
+            assert third[beside] == 0
+        assert 0 < third[drops] <= 200
+        fourth = values(h.sample())
+        assert fourth[drops] == third[drops]
+        assert beside not in fourth
+    h.close()
