@@ -28,7 +28,7 @@ demo: setup
 	$(BIN)/tailwatch demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow and not root and not service" tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not root and not service" tests
 
 test-all: $(VENV)/.dev
 	$(BIN)/python -m pytest tests
