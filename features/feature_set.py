@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,7 +73,9 @@ class FeatureSet:
         watermark: Mapping[str, Any],
         max_gap_ns: Nanos | None = None,
         clock: Clock | None = None,
+        remake: Callable[[], FeatureSet] | None = None,
     ) -> None:
+        self._remake = remake
         self._pipelines = list(pipelines)
         self._clock = clock
         self._groups: list[Group] = []
@@ -254,11 +256,21 @@ class FeatureSet:
         }
 
     def restore(self, state: State) -> None:
-        """Continue where `snapshot` was taken; the builder must be fresh and of the same spec."""
+        """Continue where `snapshot` of a builder of the same spec was taken; what this one knew is forgotten.
+
+        Raises
+        ------
+        StoreError
+            If the state is of another format.
+        """
         if "format" not in state or int(state["format"]) != FORMAT:
             raise StoreError(f"features state: expected format {FORMAT}, got {state.get('format')}")
-        if self._order:
-            raise StoreError("features state: expected a fresh builder to restore into, got one that has seen events")
+        if self._tables:
+            if self._remake is None:
+                raise StoreError(
+                    "features state: expected a fresh builder to restore into, got one that has seen events"
+                )
+            self.__dict__.update(self._remake().__dict__)
         self._watermark.restore(Snapshot.unnest(state, "watermark"))
         keys = tuple(SeriesKey.parse(str(k)) for k in state["keys"])
         self._table(keys)

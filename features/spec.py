@@ -171,9 +171,19 @@ def build_features(
     if calendar is not None:
         calendars.append((None, calendar if isinstance(calendar, Calendar) else Calendar(calendar)))
     setting = {"lateness_ns": lateness_ns, "idle_timeout_ns": idle_timeout_ns, "max_ahead_ns": max_ahead_ns}
-    return FeatureSet(
-        pipelines, setting, max_gap_ns, Clock(calendars, sorted(schedule, key=_when)) if calendars else None
-    )
+
+    def again() -> FeatureSet:
+        return build_features(
+            parts,
+            lateness_ns=lateness_ns,
+            idle_timeout_ns=idle_timeout_ns,
+            max_ahead_ns=max_ahead_ns,
+            max_gap_ns=max_gap_ns,
+            calendar=calendar,
+        )
+
+    clock = Clock(calendars, sorted(schedule, key=_when)) if calendars else None
+    return FeatureSet(pipelines, setting, max_gap_ns, clock, again)
 
 
 def _when(event: ScheduledEvent) -> Nanos:

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from features.frames import to_arrow, to_pandas, to_tensor
 from features.grid import duration_ns, duration_text
 from features.spec import build_features, digest, parts_from_toml
-from telemetry.errors import ConfigError, InputError
+from telemetry.errors import ConfigError, InputError, StoreError
 from telemetry.store import Store
 from telemetry.types import Events, Panel, Part, SeriesKey
 
@@ -116,6 +116,20 @@ def test_events_that_are_not_what_they_say_are_refused() -> None:
     for series in (good.series + 1, good.series - 1, good.series[:-1]):
         with pytest.raises(InputError, match="events: expected"):
             builder.push(Events(good.keys, series, good.time_ns, good.seen_ns, good.value))
+
+
+def test_restoring_forgets_what_was_known() -> None:
+    part = Part("window", {"window": "1s"})
+    one, two = build_features([part]), build_features([part])
+    one.push(events(metric="m"))
+    state = one.snapshot()
+    two.push(events(metric="n", n=500))
+    two.restore(state)
+    (a,), (b,) = one.close(one.watermark_ns), two.close(two.watermark_ns)
+    assert a.keys == b.keys
+    np.testing.assert_array_equal(a.values, b.values)
+    with pytest.raises(StoreError, match="format"):
+        two.restore({"format": np.array(99)})
 
 
 def test_spec_as_toml_and_its_digest() -> None:
