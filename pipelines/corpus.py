@@ -11,7 +11,7 @@ from pathlib import Path
 from detectors.fused import Fused
 from detectors.signature import Signature
 from pipelines.evaluate import evaluate, share
-from telemetry.errors import InputError, NoDataError
+from telemetry.errors import InputError, NoDataError, TailwatchError
 from telemetry.labels import parse_scope
 from telemetry.labfolder import LabFolder, is_lab_folder
 from telemetry.types import Events, Incident, Label, Nanos
@@ -192,18 +192,40 @@ def _named(incident: Incident) -> tuple[str, ...]:
 
 
 def run_corpus(
-    folder: str | Path, signatures: Sequence[Signature] | None = None, tell: Callable[[RunResult], None] | None = None
+    folder: str | Path,
+    signatures: Sequence[Signature] | None = None,
+    tell: Callable[[RunResult], None] | None = None,
+    broken: list[str] | None = None,
 ) -> list[RunResult]:
-    """All runs of a corpus, by name."""
+    """All runs of a corpus, by name.
 
-    def each() -> Iterator[RunResult]:
-        for path in corpus_runs(folder):
+    Parameters
+    ----------
+    folder : path
+    signatures : sequence of Signature, optional
+        The catalogue by default.
+    tell : callable, optional
+        Hears each result as it comes.
+    broken : list, optional
+        Runs that cannot be read are said here and left out; without it they are an error.
+
+    Raises
+    ------
+    InputError, NoDataError
+    """
+    results = []
+    for path in corpus_runs(folder):
+        try:
             result = run_folder(path, signatures)
-            if tell is not None:
-                tell(result)
-            yield result
-
-    return list(each())
+        except TailwatchError as error:
+            if broken is None:
+                raise
+            broken.append(str(error))
+            continue
+        if tell is not None:
+            tell(result)
+        results.append(result)
+    return results
 
 
 def summary(results: Sequence[RunResult]) -> dict[str, str]:
@@ -235,11 +257,14 @@ def main(folder: Path, json_path: Path | None) -> None:
         what = f"{r.label}: {r.kind} {r.place} {delay}" if r.label != "none" else "clean"
         click.echo(f"{mark} {r.run:24s} {what}" + (f", {r.false} false" if r.false else ""))
 
-    results = run_corpus(folder, tell=tell)
+    broken: list[str] = []
+    results = run_corpus(folder, tell=tell, broken=broken)
     for name, text in summary(results).items():
         click.echo(f"{name}: {text}")
     if json_path is not None:
         write_results(json_path, results)
+    if broken:
+        raise InputError(f"{len(broken)} of {len(broken) + len(results)} runs were left out: {'; '.join(broken)}")
 
 
 def write_results(path: str | Path, results: Sequence[RunResult]) -> None:

@@ -55,6 +55,19 @@ def test_what_is_no_corpus_is_said(tmp_path: Path) -> None:
         corpus_runs(tmp_path / "absent")
 
 
+def test_a_broken_run_is_left_out_and_said(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "label.json").write_text("{}")
+    broken: list[str] = []
+    assert run_corpus(tmp_path, broken=broken) == []
+    assert "label.json" in broken[0]
+    with pytest.raises(InputError):
+        run_corpus(tmp_path)
+    done = CliRunner().invoke(cli, ["backtest", "--corpus", str(tmp_path), "--json", str(tmp_path / "f.json")])
+    assert isinstance(done.exception, InputError)
+    assert json.loads((tmp_path / "f.json").read_text()) == []
+
+
 @pytest.mark.corpus
 @pytest.mark.skipif(not DATA, reason="needs TAILWATCH_DATA (lab recordings)")
 def test_recorded_runs(tmp_path: Path) -> None:
