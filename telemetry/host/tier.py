@@ -162,7 +162,7 @@ class Tier:
             self._stale = True
 
     def _lay_out(self) -> None:
-        known = [s for s in self._sources if self._fields.get(id(s))]
+        known = [s for s in self._sources if id(s) in self._fields]  # one may have no series yet
         files = [s for s in known if isinstance(s, TextFile)]
         self._plan, at = [], 0
         keys: list[SeriesKey] = []
