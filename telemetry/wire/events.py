@@ -2,11 +2,12 @@
 
 Analysers report what they find as plain columns; the collector holds them back for a while (a loss
 is known only when the packet can no longer come), sorts, and names the series. The order is by
-(time, metric, id), so it does not depend on how the packets were cut into batches.
+time, then by the series' name (its digest), so it does not depend on how the packets were cut into batches.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -42,6 +43,7 @@ class Collector:
         self._keys: tuple[SeriesKey, ...] = ()
         self._known = np.empty(0, np.int64)  # sorted names (code and id in one), and the series of each
         self._series = np.empty(0, np.int64)
+        self._tie = np.empty(0, np.int64)
         self._parts: list[tuple[Int64, Int64, Int64, Int64]] = []
         self._given = np.iinfo(np.int64).min
         self.late = 0
@@ -66,24 +68,33 @@ class Collector:
                 code, ids, time, value = code[now], ids[now], time[now], value[now]
         if not len(time):
             return
-        order = np.lexsort((ids, code, time))
-        code, ids, time, value = code[order], ids[order], time[order], value[order]
+        series = self._named(code, ids)
+        order = np.lexsort((self._tie[series], time))
+        series, time, value = series[order], time[order], value[order]
         self.late += int(np.count_nonzero(time < self._given))
         seen = np.maximum(time, self._given)
         self._given = int(seen[-1])
         for at in range(0, len(time), _ROWS):
             cut = slice(at, at + _ROWS)
-            yield self._named(code[cut], ids[cut], time[cut], seen[cut], value[cut])
+            yield Events(self._keys, series[cut], time[cut], seen[cut], value[cut])
 
-    def _named(self, code: Int64, ids: Int64, time: Int64, seen: Int64, value: Int64) -> Events:
+    def _named(self, code: Int64, ids: Int64) -> Int64:
+        """The series of each row; new ones are named."""
         name = (code << _ID_BITS) | (ids + _ID_ZERO)
         fresh = np.setdiff1d(name, self._known)
         if len(fresh):
             first = len(self._keys)
             keys = [self._resolve(n >> _ID_BITS, (n & _ID_MASK) - _ID_ZERO) for n in fresh.tolist()]
             self._keys = (*self._keys, *keys)
+            self._tie = np.concatenate([self._tie, [_digest(k) for k in keys]]).astype(np.int64)
             known = np.concatenate([self._known, fresh])
             order = np.argsort(known, kind="stable")
             self._known = known[order]
             self._series = np.concatenate([self._series, np.arange(first, len(self._keys))])[order]
-        return Events(self._keys, self._series[np.searchsorted(self._known, name)], time, seen, value)
+        return self._series[np.searchsorted(self._known, name)]
+
+
+def _digest(key: SeriesKey) -> int:
+    """A number that stands for the name: orders what happened at one instant."""
+    text = f"{key.metric}\0{key.labels}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little", signed=True)
