@@ -50,11 +50,11 @@ def fetch(
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     if accept:
         headers["Accept"] = accept
-    end = time.monotonic() + timeout_s
     parts, size = [], 0
     try:
         with httpx.Client(timeout=timeout_s, headers=headers, follow_redirects=False) as client:
             method = "POST" if params is not None else "GET"
+            end = time.monotonic() + timeout_s
             with client.stream(method, url, data=params) as response:
                 for part in response.iter_bytes():
                     size += len(part)
