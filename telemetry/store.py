@@ -22,7 +22,7 @@ import numpy as np
 
 from telemetry.errors import StoreError
 from telemetry.selectors import Select, predicate
-from telemetry.storage.cut import adopt, commit_files, cut_up_to
+from telemetry.storage.cut import adopt, commit_files, cut_up_to, empty_trash
 from telemetry.storage.cutter import Cutter
 from telemetry.storage.index import SegmentIndex
 from telemetry.storage.layout import part
@@ -296,6 +296,7 @@ class Store:
                     total -= f.size
             if gone:
                 commit_files(self.path, manifest, remove=gone)
+            empty_trash(self.path)
         return sum(f.rows for f in gone)
 
     # -- inside

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from itertools import groupby
 from pathlib import Path
 
@@ -17,8 +16,6 @@ from telemetry.storage.reading import Snapshot
 
 __all__ = ["compact"]
 
-TRASH_S = 900.0
-
 
 def compact(root: Path, rows: int) -> int:
     """Join neighbouring files of each family, day and host, up to `rows` each; return how many fewer there are."""
@@ -32,8 +29,7 @@ def compact(root: Path, rows: int) -> int:
         for _, group in groupby(files, key=lambda f: (f.family, f.day, f.host)):
             for some in _batches(list(group), rows):
                 fewer += _join(root, some)
-        # The age of files is a matter of the file system's clock, not of event time.
-        empty_trash(root, TRASH_S, time.time())
+        empty_trash(root)
     return fewer
 
 

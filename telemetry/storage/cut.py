@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from telemetry.storage.manifest import Entry, Manifest, locked, read_manifest, w
 from telemetry.storage.partition import PartitionWriter
 from telemetry.storage.segments import log_batches, segment_name, segments
 
-__all__ = ["adopt", "commit_files", "cut_segment", "cut_up_to"]
+__all__ = ["adopt", "commit_files", "cut_segment", "cut_up_to", "empty_trash", "remove_orphans"]
+
+TRASH_S = 900.0
 
 
 def adopt(root: Path) -> int:
@@ -105,12 +108,19 @@ def commit_files(
         _prune((root / f.path).parent, root)
 
 
-def empty_trash(root: Path, older_than_s: float, now_s: float) -> None:
-    """Delete what was replaced long enough ago that no reader is still at it, and scratch files of the dead."""
+def empty_trash(root: Path) -> None:
+    """Delete what was replaced long enough ago that no reader is still at it, and scratch files of the dead.
+
+    On a disk that is all but full, what was replaced goes at once: a reader that fails may come again, rows that
+    cannot be written are gone.
+    """
+    now_s = time.time()  # the age of files is a matter of the file system's clock, not of event time
+    disk = shutil.disk_usage(root)
+    full = disk.free < max(disk.total // 50, 64 << 20)
     for folder in ("trash", "tmp"):
         for path in (root / folder).glob("*.parquet"):
             with contextlib.suppress(FileNotFoundError):
-                if now_s - path.stat().st_ctime > older_than_s:
+                if now_s - path.stat().st_ctime > TRASH_S or (full and folder == "trash"):
                     path.unlink()
 
 
@@ -132,8 +142,3 @@ def _prune(folder: Path, root: Path) -> None:
         except OSError:
             return
         folder = folder.parent
-
-
-def free_bytes(root: Path) -> int:
-    """Space left on the store's file system."""
-    return shutil.disk_usage(root).free
