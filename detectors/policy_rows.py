@@ -19,7 +19,7 @@ from telemetry.types import Float64, Int8, Int64, Nanos, SeriesKey, State
 
 __all__ = ["RowsPolicy"]
 
-THRESHOLD = 1.2
+THRESHOLD = 1.25
 """Evidence that alerts at a budget of half an alert in 1,000 rows."""
 USUAL = 0.0005
 BUDGET_POWER = 0.4
@@ -27,7 +27,7 @@ RATIO = 1.4
 KEEP = 50
 FADE = 0.99
 COST = 0.07
-PAY = 1.4
+PAY = 1.6
 SILENT = 0.35
 _BAR, _AGE, _DEBT, _ROWS, _FIRST, _LAST = range(6)
 _FIELDS = 6

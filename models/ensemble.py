@@ -86,6 +86,7 @@ def _score_views(
         held[:, :, g] = 0
     counts[g] += 1
     gain = max(1.0 / (seen + 1.0), 1.0 / GENERATION)
+    every = REFIT_EVERY if seen < 1000 else 2 * REFIT_EVERY
     for v in range(len(views)):
         x = float(np.float32(views[v]))
         if not np.isfinite(x):
@@ -104,7 +105,7 @@ def _score_views(
         moments[v, 1] += gain * (d * d * (1.0 - gain) - moments[v, 1])
         held[v, 0, g] = tail_put(top[v, 0, g], held[v, 0, g], x)
         held[v, 1, g] = tail_put(top[v, 1, g], held[v, 1, g], -x)
-        if seen + 1 == WARM_UP or (seen >= WARM_UP and (seen + 7 * v) % REFIT_EVERY == 0):
+        if seen + 1 == WARM_UP or (seen >= WARM_UP and (seen + 7 * v) % every == 0):
             spread = np.sqrt(max(moments[v, 1], 0.0))
             tail_refit(top[v, 0], held[v, 0], counts, spread, fit[v, 0])
             tail_refit(top[v, 1], held[v, 1], counts, spread, fit[v, 1])

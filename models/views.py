@@ -141,9 +141,10 @@ def _autoregress(
         g += u[a] * pu[a]
     trace = 0.0
     for a in range(RLS):
-        weights[a] += pu[a] / g * error
+        share = pu[a] / g
+        weights[a] += share * error
         for b in range(RLS):
-            cov[a, b] = (cov[a, b] - pu[a] * pu[b] / g) / 0.999
+            cov[a, b] = (cov[a, b] - share * pu[b]) * (1.0 / 0.999)
         trace += cov[a, a]
     if not trace < 1e6 * RLS:
         cov[:] = 0.0

@@ -1,0 +1,133 @@
+"""What a user lives with: honesty of the alert rate, creep found in time, one alert for a lasting step.
+
+Honesty: series without anomalies, of light and heavy tails, counts, zeros, autocorrelation and seasons; alerts in 1,000
+rows at the default budget of 0.5. Creep: ramps of +10, +25 and +50 % put into recorded latency series (stretches of RTT
+between two labelled changes, or generated ones without the corpus), read as one row a minute, at a budget of one
+false alert a week; found if an alert falls in the first half of the ramp.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.rows import Row
+from pipelines.detect import Budget, score_table
+from pipelines.series_files import Table
+
+__all__ = ["honest_series", "run"]
+
+MINUTE = 60 * 10**9
+RAMPS = {"10min": 10, "1h": 60, "day": 1440}
+SEED = 5
+
+
+def _table(x: NDArray[np.float64], step_ns: int) -> Table:
+    time_ns = np.arange(len(x), dtype=np.int64) * step_ns
+    return Table((), time_ns, ("v",), (), x[:, None], 0, True)
+
+
+def _ar(rng: np.random.Generator, n: int, phi: float) -> NDArray[np.float64]:
+    from scipy.signal import lfilter
+
+    return np.asarray(lfilter([np.sqrt(1 - phi * phi)], [1.0, -phi], rng.normal(size=n)))
+
+
+def honest_series(n: int = 12_000) -> dict[str, NDArray[np.float64]]:
+    """Series without anomalies, five minutes a row."""
+    rng = np.random.default_rng(SEED)
+    day = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n) / 288)
+    return {
+        "normal": rng.normal(size=n),
+        "student_3": rng.standard_t(3, n),
+        "lognormal": np.exp(rng.normal(size=n)),
+        "ar_0.9": _ar(rng, n, 0.9),
+        "ar_0.99": _ar(rng, n, 0.99),
+        "poisson": rng.poisson(2.0, n).astype(float),
+        "zero_inflated": (rng.poisson(0.05, n) * rng.geometric(0.3, n)).astype(float),
+        "constant": np.full(n, 5.0),
+        "seasonal": 10 * day + rng.normal(size=n),
+        "daily_counts": rng.negative_binomial(3, 3 / (4 + 20 * day)).astype(float),
+    }
+
+
+def _honest(quick: bool) -> list[Row]:
+    rates = []
+    for name, x in honest_series(6_000 if quick else 12_000).items():
+        if name != "constant":
+            rates.append(1000.0 * float(score_table(_table(x, 300 * 10**9)).alert.mean()))
+    return [
+        Row("honest_alerts_per_1000_mean", float(np.mean(rates)), "alerts", 1.0, "<="),
+        Row("honest_alerts_per_1000_worst", max(rates), "alerts", None, "<="),
+    ]
+
+
+def _relearn() -> Row:
+    worst = 0
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        x = 100 + rng.normal(0, 3, 6000)
+        x[3000:] += 40
+        alert = score_table(_table(x, MINUTE)).alert[:, 0]
+        worst = max(worst, int(alert[3000:3300].sum()))
+    return Row("relearn_alerts_per_step", float(worst), "alerts", 2.0, "<=")
+
+
+def _recorded(data: str | None) -> list[NDArray[np.float64]]:
+    """Latency-like recorded series, read as one row a minute."""
+    if data is not None:
+        folder = Path(data) / "series" / "rtt"
+        if folder.is_dir():
+            from benchmarks.corpora import load_rtt
+
+            out = []
+            for f in load_rtt(folder):
+                x = f.table.values[:, 0]
+                x = x[np.isfinite(x)]
+                gaps = np.diff(np.r_[0, f.changes, len(x)])
+                k = int(gaps.argmax())
+                start = int(np.r_[0, f.changes][k]) + 20
+                out.append(x[start : start + min(int(gaps[k]) - 40, 8000)])
+            return [x for x in out if len(x) > 2500][:8]
+    rng = np.random.default_rng(SEED)
+    return [100 * np.exp(0.05 * _ar(rng, 6000, 0.95) + rng.exponential(0.03, 6000)) for _ in range(4)]
+
+
+def _creep(data: str | None) -> list[Row]:
+    rows = []
+    series = _recorded(data)
+    week = Budget(per_day=1.0 / 7.0)
+    false = 0
+    weeks = 0.0
+    for x in series:
+        alert = score_table(_table(x, MINUTE), budget=week).alert[:, 0]
+        false += int(alert.sum())
+        weeks += len(x) / 10_080
+    for size in (0.10, 0.25, 0.50):
+        for name, rows_long in RAMPS.items():
+            found = tried = 0
+            for x in series:
+                start = len(x) // 2
+                if start + rows_long > len(x):
+                    continue
+                y = x.copy()
+                ramp = np.clip((np.arange(len(x)) - start) / rows_long, 0.0, 1.0)
+                y *= 1.0 + size * ramp
+                alert = score_table(_table(y, MINUTE), budget=week).alert[:, 0]
+                found += bool(alert[start : start + max(rows_long // 2, 1) + 1].any())
+                tried += 1
+            goal = 0.9 if size > 0.2 else None
+            value = found / tried if tried else None
+            rows.append(Row(f"creep_{round(100 * size)}pct_{name}_before_half", value, "share", goal, ">="))
+    rows.append(Row("creep_alerts_per_week_without_ramp", false / max(weeks, 1e-9), "alerts", None, "<="))
+    return rows
+
+
+def run(*, data: str | None, quick: bool = False) -> list[Row]:
+    """Measure on generated and, if the corpus is there, on recorded series."""
+    rows = [*_honest(quick), _relearn()]
+    if not quick:
+        rows += _creep(data)
+    return rows
