@@ -107,7 +107,7 @@ class LightModel:
         clip: float = 3.0,
         warmup: int = 40,
         memory: int = 30_000,
-        refit: int = 400,
+        refit: int = 512,
         relearn: int | None = None,
         flag: float = 2.5,
         creep_per_day: float = 0.05,

@@ -155,6 +155,8 @@ def _block(
             if seasonal:
                 usual = prof + r[n, OFF]
                 spare = max(scale, 1.25 * r[n, PDEV], 0.06 * abs(usual - level))
+                if usual > 1.2 * level > 0.0:  # what is larger scatters more
+                    spare = max(spare, scale * min(usual / level, 20.0))
                 zs = (x - usual) / spare
                 if abs(zs) < abs(z):
                     z = zs

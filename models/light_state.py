@@ -101,7 +101,13 @@ def enter_slot(r: Array, n: int, slot: int, profile: Array, gain: float) -> None
     now = math.nan
     if slot >= 0 and profile[n, slot, 0] != UNSEEN:
         now = _unpack(int(profile[n, slot, 0])) + r[n, ANCHOR]
-        r[n, PDEV] = _unpack(int(profile[n, slot, 1]))
+        spread = _unpack(int(profile[n, slot, 1]))
+        around = 0.0  # a slot of few windows knows its spread badly: its neighbours lend theirs
+        if slot > 0 and profile[n, slot - 1, 0] != UNSEEN:
+            around += 0.5 * _unpack(int(profile[n, slot - 1, 1]))
+        if slot + 1 < profile.shape[1] and profile[n, slot + 1, 0] != UNSEEN:
+            around += 0.5 * _unpack(int(profile[n, slot + 1, 1]))
+        r[n, PDEV] = max(spread, around)
     if math.isnan(r[n, PROF]) != math.isnan(now):  # the slow views go on from where they were
         r[n, CENTRE] = r[n, FREE] - r[n, LEVEL] + (0.0 if math.isnan(now) else now)
         if not math.isnan(now):
