@@ -63,6 +63,8 @@ class BulkLoad:
         self._content = content
         self._keys: list[SeriesKey] = []
         self._codes: dict[SeriesKey, int] = {}
+        self._batch_keys: tuple[SeriesKey, ...] = ()
+        self._batch_codes = np.empty(0, np.int32)
         self._same: dict[int, int] = {}  # id of a key that is kept -> code: the same objects come again and again
         self._writer = PartitionWriter(self._root, self._stem, self._keys)
         self._last = (int(np.iinfo(np.int64).min), 0)
@@ -92,7 +94,10 @@ class BulkLoad:
         """
         if not len(events):
             return
-        code = np.array([self._code(k) for k in events.keys], np.int32)[events.series]
+        if events.keys is not self._batch_keys:
+            self._batch_keys = events.keys
+            self._batch_codes = np.array([self._code(k) for k in events.keys], np.int32)
+        code = self._batch_codes[events.series]
         rows = Columns(code, events.time_ns, events.seen_ns, self._arrival(events), events.value.view(np.int64))
         try:
             self._writer.write(rows, events.value.dtype.kind == "f")

@@ -173,12 +173,12 @@ class Tap:
         return SeriesKey(self.host, metric, (("feed", feed), *told, ("tap", self.name), *window))
 
     def _tcp_rows(self, rows: Int64) -> None:
-        for kind in np.unique(rows[:, 0]).tolist():
+        for kind in np.flatnonzero(np.bincount(rows[:, 0])).tolist():
             part = rows[rows[:, 0] == kind]
             self._add(_TCP_NAMES[kind], part[:, 1], part[:, 2], part[:, 3])
 
     def _feed_rows(self, rows: Int64) -> None:
-        for code in np.unique(rows[:, 0]).tolist():
+        for code in np.flatnonzero(np.bincount(rows[:, 0])).tolist():
             if code == fk.STARTED:
                 continue
             part = rows[rows[:, 0] == code]
@@ -216,6 +216,8 @@ class Tap:
             self._collector.add(STAT_CODE * (_MS + 1) + _CODE[metric], none, rows[:, 0] - 1, rows[:, column])
 
     def _windowed(self, names: Mapping[int, str], seconds: Int64, ms: Int64) -> None:
+        if not len(seconds) and not len(ms):
+            return
         for kind, metric in names.items():
             if len(seconds):
                 part = seconds[seconds[:, 0] == kind]
