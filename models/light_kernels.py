@@ -276,7 +276,7 @@ def _block(
                 else:
                     cdev = max(r[n, CREEP], 0.02 * max(abs(ref), abs(level)), 0.5 * sdev)
                     if abs(creep) > cdev:
-                        s_creep = min(0.434 * abs(creep) / cdev, claim * math.log10(1.0 + age / creep_unit))
+                        s_creep = min(0.5 * abs(creep) / cdev, claim * math.log10(1.0 + age / creep_unit))
                         if s_creep > held:
                             held = s_creep
                             held_side = 1 if creep > 0.0 else -1

@@ -191,7 +191,7 @@ class NaiveLight:
         creep, grown = slow - r["ref"], age >= 4.0 * p["warmup"]
         wide = np.maximum(np.maximum(r["creep"], 0.02 * np.maximum(np.abs(r["ref"]), np.abs(level))), 0.5 * sdev)
         far = grown & (np.abs(creep) > wide)
-        s_creep = np.minimum(0.434 * np.abs(creep) / wide, p["claim"] * np.log10(1.0 + age / p["creep_unit"]))
+        s_creep = np.minimum(0.5 * np.abs(creep) / wide, p["claim"] * np.log10(1.0 + age / p["creep_unit"]))
         held = np.where(far & (s_creep > held), s_creep, held)
         r["creep_run"] = np.where(
             grown, np.where(far & (s_creep > p["flag"]), r["creep_run"] + 4.0, 0.0), r["creep_run"]
