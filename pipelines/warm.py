@@ -6,13 +6,14 @@ import numpy as np
 
 from detectors.build import build
 from detectors.fused import fuse
+from telemetry.harvest import Harvester
 from telemetry.types import Events, SeriesKey
 
 __all__ = ["warm"]
 
 
 def warm() -> None:
-    """Run a second of made-up events of every selected kind through the catalogue."""
+    """Sample this host once, and run a few seconds of made-up events through the catalogue."""
     rng = np.random.default_rng(0)
     names = ("context_switches_total", "irq_total", "wire_latency_ns", "wire_lost_packets", "procs_running")
     keys = tuple(SeriesKey.of("warm", name, cpu=0, flow="f") for name in names)
@@ -23,6 +24,7 @@ def warm() -> None:
         Events(keys, series, t, t, np.arange(n, dtype=np.int64)),
         Events(keys, series, t + 4_000_000_000, t + 4_000_000_000, rng.random(n)),
     )
+    Harvester("/", host="warm").sample()
     for spec in fuse():
         detector = build(spec)
         for batch in batches:

@@ -18,6 +18,7 @@ from pathlib import Path
 from detectors.incidents import Grouper
 from pipelines.config import Config
 from pipelines.engine import Engine, Step
+from pipelines.harvest import known_boot
 from pipelines.live import live_detectors, shadow_detectors
 from pipelines.sinks import Sink, deliver, make_sinks, refresh
 from pipelines.state import StateDB
@@ -81,7 +82,7 @@ class Watcher:
         self._on_step = on_step
         self._follow = follow
         self.state = StateDB(config.state)
-        self.store = Store(config.store)
+        self.store = Store(config.store, background=True, on_full="drop")
         self.sinks: list[Sink] = make_sinks(config)
         self.grouper = Grouper()
         self.engine = Engine(
@@ -92,8 +93,14 @@ class Watcher:
         self.harvester = None
         if harvest:
             self.harvester = Harvester(
-                settings.root, host=host, hz=settings.hz, processes=settings.processes, namespaces=namespaces
+                settings.root,
+                host=host,
+                hz=settings.hz,
+                processes=settings.processes,
+                namespaces=namespaces,
+                boot_id=known_boot(Path(config.store), host),
             )
+            known_boot(Path(config.store), host, self.harvester.boot_id)
         self._champions = self._versions()
 
     def close(self) -> None:
@@ -160,13 +167,12 @@ class Watcher:
             self.harvester.late(self.counters.late_ns)
         begun = time.perf_counter_ns()
         for events in self.harvester.sample():
-            try:
-                self.store.append(events)
-            except StoreError as error:
-                self.counters.dropped += len(events)
-                self._trouble("store", error)
+            self.store.append(events)
             self.engine.push(events)
             self.counters.events += len(events)
+        if self.store.dropped > self.counters.dropped:  # a full disk: scoring goes on, the loss is counted
+            self._trouble("store", StoreError(f"{self.store.dropped} samples could not be stored so far"))
+            self.counters.dropped = self.store.dropped
         self._step()
         took = time.perf_counter_ns() - begun
         self.counters.step_total_ns += took
@@ -263,7 +269,6 @@ class Watcher:
             try:
                 taken = intake.poll(1.0)
                 if taken.refused:
-                    self.counters.dropped += taken.refused
                     self._trouble("kafka", InputError(f"{taken.refused} messages refused; {taken.reason}"))
             except Exception as error:
                 self._trouble("kafka", error)
