@@ -200,7 +200,7 @@ def _rates(n: int, rounds: int) -> list[float]:
     room = np.empty(len(series))
     took = interleaved(
         {
-            "rates": lambda: sample_rates(series, time_ns, value, out=room),
+            "rates": lambda: sample_rates(series, time_ns, value, width=SERIES, out=room),
             "pandas": with_pandas,
             "api": windows_through_api,
             "api_pandas": windows_with_pandas,

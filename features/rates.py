@@ -139,11 +139,21 @@ def _sample_rates(series, time, value, gap, newest, period, out):
         if repeats and alike == period:
             t0, t1, to = time[i - period : i], time[i : i + period], out[i : i + period]
             v0, v1 = value[i - period : i], value[i : i + period]
+            span = t1[0] - t0[0]
+            other = 0
             for k in range(period):
-                span = t1[k] - t0[k]
-                d = v1[k] - v0[k]
-                rate = d * 1e9 / span
-                to[k] = rate if (d >= 0) & (span > 0) & (span <= gap) else np.nan
+                other += t1[k] - t0[k] != span
+            if other == 0 and 0 < span <= gap:  # as of a sampler's sweep: one division for all
+                per_s = 1e9 / span
+                for k in range(period):
+                    d = v1[k] - v0[k]
+                    to[k] = d * per_s if d >= 0 else np.nan
+            else:
+                for k in range(period):
+                    span = t1[k] - t0[k]
+                    d = v1[k] - v0[k]
+                    rate = d * (1e9 / span)
+                    to[k] = rate if (d >= 0) & (span > 0) & (span <= gap) else np.nan
             i += period
             continue
         if repeats:
@@ -159,13 +169,19 @@ def _sample_rates(series, time, value, gap, newest, period, out):
                 span = time[i] - time[j]
                 d = value[i] - value[j]
                 if d >= 0 and 0 < span <= gap:
-                    out[i] = d * 1e9 / span
+                    out[i] = d * (1e9 / span)
             newest[s] = i
             i += 1
 
 
 def sample_rates(
-    series: Int64, time_ns: Int64, value: Int64, gap_ns: Nanos = 60_000_000_000, out: Float64 | None = None
+    series: Int64,
+    time_ns: Int64,
+    value: Int64,
+    gap_ns: Nanos = 60_000_000_000,
+    *,
+    width: int | None = None,
+    out: Float64 | None = None,
 ) -> Float64:
     """Rate per second of each sample against the one before it of its series; NaN for the first, a reset or a gap.
 
@@ -175,11 +191,13 @@ def sample_rates(
     time_ns, value : (n,) int64, in order of time within a series
     gap_ns : int
         Two samples further apart tell nothing.
+    width : int, optional
+        How many series there are, where it is known: spares looking.
     out : (n,) float64, optional
         Filled and returned, to spare a fresh array.
     """
     made = np.empty(len(series)) if out is None else out
-    newest = np.full(int(series.max(initial=-1)) + 1, -1)
+    newest = np.full(int(series.max(initial=-1)) + 1 if width is None else width, -1)
     again = np.flatnonzero(series[1 : 1 << 16] == series[:1])
     period = int(again[0]) + 1 if len(again) else 0
     _sample_rates(series, time_ns, value, gap_ns, newest, period, made)
