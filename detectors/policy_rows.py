@@ -27,7 +27,6 @@ RATIO = 1.4
 KEEP = 50
 FADE = 0.99
 COST = 0.07
-PAY = 1.6
 SILENT = 0.35
 _BAR, _AGE, _DEBT, _ROWS, _FIRST, _LAST = range(6)
 _FIELDS = 6
@@ -63,14 +62,16 @@ def _decide(
                 k[_BAR] *= FADE
             k[_AGE] += 1.0
             said = value * math.exp(-k[_DEBT])
-            if said > RATIO * k[_BAR] and said > SILENT * need:
+            # what was only mentioned must not make the alert harder
+            ratio = 1.0 if said >= need > k[_BAR] else RATIO
+            if said > ratio * k[_BAR] and said > SILENT * need:
                 score[w, c] = said / (said + need)
                 grade[w, c] = EVIDENCE
                 k[_BAR], k[_AGE] = said, 0.0
                 if said >= need:
                     grade[w, c] = ALERT
                     k[_DEBT] = min(k[_DEBT] + COST, most)
-            k[_DEBT] = max(k[_DEBT] - COST * PAY * budget, 0.0)
+            k[_DEBT] = max(k[_DEBT] - COST * budget, 0.0)
 
 
 class RowsPolicy:

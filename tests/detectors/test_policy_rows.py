@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectors.policy import ALERT
+from detectors.policy import ALERT, EVIDENCE
 from detectors.policy_rows import FADE, KEEP, RATIO, THRESHOLD, RowsPolicy
 from models.ensemble import evidence_of, surprise_of
 from telemetry.errors import ConfigError, StoreError
@@ -40,6 +40,11 @@ def test_an_equal_event_is_told_again_after_the_bar_has_faded():
     assert FADE**240 * RATIO < 1
     d = decide(RowsPolicy(), e)
     assert np.flatnonzero(d.grade[:, 0, 0] == ALERT).tolist() == [10, 300]
+
+
+def test_a_mention_does_not_make_the_alert_harder():
+    d = decide(RowsPolicy(), [0.1, THRESHOLD * 0.9, THRESHOLD * 1.05])
+    assert d.grade[:, 0, 0].tolist() == [0, EVIDENCE, ALERT]
 
 
 def test_half_is_the_threshold():
