@@ -21,6 +21,8 @@ MODELS: dict[str, str] = {
     "full": "models.ensemble:FullModel",
     "shift": "models.shift:ShiftModel",
     "joint": "models.joint:JointModel",
+    "subspace": "models.subspace:SubspaceModel",
+    "counts": "models.counts:CountModel",
     "river": "models.river_models:RiverModel",
     "sklearn": "models.sklearn_models:SklearnModel",
     "seasonal": "models.seasonal:SeasonalModel",
