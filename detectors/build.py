@@ -31,6 +31,7 @@ MODELS: dict[str, str] = {
 
 POLICIES: dict[str, str] = {
     "budget": "detectors.policy:BudgetPolicy",
+    "rows": "detectors.policy_rows:RowsPolicy",
 }
 
 
