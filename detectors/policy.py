@@ -3,7 +3,8 @@
 A user sets how many false alerts a host and day may cost. The budget is shared over the host's warm channels
 and becomes a probability per window, i.e. a threshold T on -log10 p. A channel with little history cannot show a
 probability that small in one window; then windows must agree: k of the last k + 2 windows, each of which needs only
-about T / k. Windows are not independent, so the k-th counts `AGREE` to the power of k - 1 only.
+about T / k. Windows are not independent, so the k-th counts `AGREE` to the power of k - 1 only, and the number of ways
+to choose k of k + 2 is paid for. A fixed threshold is taken as it is: whoever sets one has calibrated it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ AGREE = 0.9
 ELEVATED = 1.5
 MOST = 8
 RING = MOST + 2
+CHOICES = np.array([0.0, 0.0] + [math.log10(math.comb(k + 2, k)) for k in range(2, MOST + 1)])
 
 
 class Decision(NamedTuple):
@@ -48,8 +50,8 @@ class Policy(Protocol):
 
 
 @njit(cache=True, nogil=True)
-def _evidence(ring, at):  # type: ignore[no-untyped-def]
-    """The best of k * AGREE^(k-1) * (k-th largest of the last k + 2 surprises), k = 1..MOST."""
+def _evidence(ring, at, choices):  # type: ignore[no-untyped-def]
+    """The best of k * AGREE^(k-1) * (k-th largest of the last k + 2 surprises) less the choices, k = 1..MOST."""
     best, weight = ring[at], 1.0
     ranked = np.zeros(RING, np.float64)  # the last windows, largest first
     for back in range(RING):
@@ -62,7 +64,7 @@ def _evidence(ring, at):  # type: ignore[no-untyped-def]
         k = back - 1
         if k >= 2:
             weight *= AGREE
-            e = k * weight * ranked[k - 1]
+            e = k * weight * ranked[k - 1] - choices * CHOICES[k]
             if e > best:
                 best = e
     return best
@@ -70,7 +72,7 @@ def _evidence(ring, at):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _decide(  # type: ignore[no-untyped-def]
-    end_ns, window_ns, surprise, host, n_hosts, log_windows, weak, hold_ns, repeat_ns,
+    end_ns, window_ns, surprise, host, n_hosts, log_windows, choices, weak, hold_ns, repeat_ns,
     ring, at, warm, since, elevated, firing, said, score, grade, onset,
 ):  # fmt: skip
     n_windows, n = surprise.shape
@@ -100,7 +102,7 @@ def _decide(  # type: ignore[no-untyped-def]
                 since[c] = end - window_ns
             elevated[c] = end
             threshold = log_windows + np.log10(per_host[host[c]])
-            e = _evidence(ring[c], at)
+            e = _evidence(ring[c], at, choices)
             score[w, c] = e / (e + threshold)
             onset[w, c] = since[c]
             over = e >= threshold
@@ -197,16 +199,16 @@ class BudgetPolicy:
         flat = np.ascontiguousarray(surprise.reshape(len(end_ns), -1))
         if self.threshold is None:
             log_windows = math.log10(max(DAY_NS / window_ns / self.per_day, 1.0))
-            host, hosts = self._host, self._n_hosts
+            host, hosts, choices = self._host, self._n_hosts, 1.0
         else:  # one channel a "host": log10(1) adds nothing
             log_windows = float(self.threshold)
-            host, hosts = np.arange(flat.shape[1], dtype=np.int64), max(flat.shape[1], 1)
+            host, hosts, choices = np.arange(flat.shape[1], dtype=np.int64), max(flat.shape[1], 1), 0.0
         score = np.where(np.isnan(flat), np.nan, 0.0)
         grade = np.zeros(flat.shape, np.int8)
         onset = np.zeros(flat.shape, np.int64)
         c = self._cells
         self._at = _decide(
-            np.ascontiguousarray(end_ns), window_ns, flat, host, hosts, log_windows, self.evidence,
+            np.ascontiguousarray(end_ns), window_ns, flat, host, hosts, log_windows, choices, self.evidence,
             self._hold_ns, self._repeat_ns, c["ring"], self._at, c["warm"], c["since"], c["elevated"],
             c["firing"], c["said"], score, grade, onset,
         )  # fmt: skip
