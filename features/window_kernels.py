@@ -70,7 +70,10 @@ def fill(offset, values, bits, width, alive, born, want, level, exact, probs, sp
                     row[want[6]] = np.sqrt(var)
             if want[7] >= 0:
                 row[want[7]] = over
-            if probs.shape[0]:
+            if n == 1:  # as of a gauge: every quantile is the value
+                for p in range(probs.shape[0]):
+                    row[spot[p]] = low
+            elif probs.shape[0]:
                 if exact or n <= 24:
                     quantiles_exact(v, bits[a:b], low, high, probs, hist, edge, edge_bits, found)
                 else:
