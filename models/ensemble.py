@@ -45,6 +45,7 @@ _EXPLAINED = 4.0
 _LEAST_SHARE = 0.5
 _STUCK = 60.0
 _STUCK_EVIDENCE = 1.5
+_CREEP_EVIDENCE = 3.0
 _IS_DIRECTED = np.array([i in DIRECTED for i in range(_N)])
 # pooled over fourteen kinds of anomaly-free series (light and heavy tails, counts, zeros, autocorrelation, seasons)
 _EVIDENCE = np.array([0.0, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0])
@@ -122,6 +123,7 @@ def _advance(
     others: Int8,
     angles: Float64,
     directed: NDArray[np.bool_],
+    creep: bool,
     reg: Float64,
     rings: Float64,
     medians: Float64,
@@ -141,7 +143,7 @@ def _advance(
     bands: Float64,
 ) -> None:
     views = np.zeros(len(directed))
-    band = np.zeros(4)
+    band = np.zeros(5)
     for c in range(values.shape[1]):
         clock = (c // width) % slots.shape[1]
         for w in range(values.shape[0]):
@@ -175,6 +177,8 @@ def _advance(
             evidence[w, c] *= min(max(band[2] / _EXPLAINED, _LEAST_SHARE), 1.0)
             if band[3] >= _STUCK and evidence[w, c] < _STUCK_EVIDENCE:  # NaN while warming up stays
                 evidence[w, c] = _STUCK_EVIDENCE
+            if creep and band[4] > 0.0 and evidence[w, c] < _CREEP_EVIDENCE:
+                evidence[w, c] = _CREEP_EVIDENCE
             if len(bands) > 0:
                 bands[0, w, c] = band[0]
                 bands[1, w, c] = band[0] - 3.0 * band[1]
@@ -191,6 +195,9 @@ class FullModel:
     ----------
     clock : bool
         Whether to learn a profile over the time of day at all.
+    creep : bool
+        Whether a level that has left a slow reference by far is evidence in itself, once. It finds ramps of an hour or
+        a day under a budget of few alerts; under a generous one the views find them, and it only adds alerts.
 
     Examples
     --------
@@ -205,8 +212,9 @@ class FullModel:
     (True, 1)
     """
 
-    def __init__(self, *, clock: bool = True) -> None:
+    def __init__(self, *, clock: bool = True, creep: bool = True) -> None:
         self._clock = bool(clock)
+        self._creep = bool(creep)
         self._keys: tuple[SeriesKey, ...] = ()
         self._columns: tuple[str, ...] = ()
         self._slots = 0
@@ -295,6 +303,7 @@ class FullModel:
             others,
             angles,
             _IS_DIRECTED,
+            self._creep,
             *(k["reg"], k["rings"], k["medians"], k["ranks"], k["profile"], k["weights"], k["cov"]),
             *(k["memory"], k["waiting"], k["counts"], k["top"], k["held"], k["moments"], k["fit"]),
             evidence,

@@ -20,6 +20,8 @@ __all__ = ["Budget", "Scored", "detect_files", "find_inputs", "parse_budget", "s
 Purpose = Literal["events", "shifts", "all"]
 SHIFT_NOTE = 0.3
 """Score of a level change that is not itself an event: told, far below the alert's 0.5."""
+_USUAL_PER_ROW = 0.0004
+"""Budgets below this ask for the slow reference too; above it the views find creep by themselves."""
 _PER_DAY = {"hour": 24.0, "day": 1.0, "week": 1.0 / 7.0}
 
 
@@ -60,6 +62,15 @@ class Scored:
     contributors: Sequence[str] | None = None
 
 
+def _per_row(table: Table, budget: Budget) -> float:
+    """The budget as false alerts a row, by the spacing of the first hundred rows (a setting, not a score)."""
+    if budget.per_day is None:
+        return budget.per_1000 / 1000.0
+    head = table.time_ns[:100]
+    spacing = float(np.median(np.diff(head))) if len(head) > 1 else 0.0
+    return budget.per_day * max(spacing, 0.0) / 86_400e9
+
+
 def _panel(table: Table) -> Panel:
     keys = tuple(SeriesKey("", f"v{i}") for i in range(table.values.shape[1]))
     return Panel(keys, ("value",), 1, table.time_ns, np.ascontiguousarray(table.values[:, :, None]))
@@ -89,7 +100,7 @@ def score_table(table: Table, *, purpose: Purpose = "all", budget: Budget | None
     if purpose != "shifts":
         from models.ensemble import FullModel
 
-        model = FullModel(clock=table.timed)
+        model = FullModel(clock=table.timed, creep=_per_row(table, budget) < _USUAL_PER_ROW)
         model.align(panel.keys)
         found = model.advance(panel).surprise
         policy = RowsPolicy(budget.per_1000, budget.per_day)

@@ -37,7 +37,7 @@ def run_views(x, slots, others, angle, out):
     reg, rings, medians = np.zeros(REGISTERS), np.zeros((4, RING)), np.zeros((2, 144))
     ranks, profile, weights = np.zeros((2, RANKS)), np.zeros((PROFILE, 288)), np.zeros(RLS)
     cov, memory = np.zeros((RLS, RLS)), np.zeros((STRETCH, MEMORIES), np.float32)
-    waiting, band = np.zeros((LAG, STRETCH), np.float32), np.zeros(4)
+    waiting, band = np.zeros((LAG, STRETCH), np.float32), np.zeros(5)
     for i in range(len(x)):
         c, s = np.cos(angle[i]), np.sin(angle[i])
         step_views(
@@ -137,6 +137,17 @@ def test_finds_what_anyone_would_see(shape):
     s = surprise_by(FullModel(), panel_of(x))[:, 0]
     assert np.nanmax(s[at : at + 40]) > 2.05  # the alert's threshold
     assert (s[200:at] > 2.05).mean() < 0.005
+
+
+@pytest.mark.parametrize("hours", [1, 24])
+def test_a_slow_ramp_is_told_before_its_half(hours):
+    rng = np.random.default_rng(8)
+    n, at, length = 6000, 3000, 60 * hours
+    x = 150 * np.exp(0.004 * rng.normal(size=n)) + rng.exponential(0.3, n)
+    x *= 1 + 0.25 * np.clip((np.arange(n) - at) / length, 0, 1)
+    s = surprise_by(FullModel(), panel_of(x, step=60 * 10**9))[:, 0]
+    assert np.nanmax(s[at : at + length // 2]) > 3.3
+    assert (s[300:at] > 3.3).sum() <= 2
 
 
 def test_constant_series_is_never_surprising():
