@@ -216,7 +216,8 @@ def test_each_kind_is_found_and_told_from_the_others(kind: str) -> None:
     assert [x.kind for x in found] == [kind]
     (x,) = found
     onset = 1000 * SECOND + ONSET * TICK
-    assert onset <= x.opened_ns <= onset + 3 * SECOND
+    most = 3.5 if kind == "housekeeping_jitter" else 3.0  # once a second: four of them make a rhythm
+    assert onset <= x.opened_ns <= onset + most * SECOND
     assert abs(x.onset_ns - onset) <= 1.5 * SECOND
     assert x.place.startswith("host=h")
     assert not re.search(r"\{[a-z]+\}", x.title), "no placeholder is left open"
