@@ -44,9 +44,9 @@ def test_blocks_matter() -> None:
     naive = sum(
         compare({KEY: noise(2 * i)}, {KEY: noise(2 * i + 1)}, resamples=300, margin=0.0, block_ns=S // 50).verdict
         != "undecided"
-        for i in range(30)
+        for i in range(10)
     )
-    assert naive >= 10
+    assert naive >= 4
 
 
 def test_same_input_same_answer_and_zero_stays_zero() -> None:
