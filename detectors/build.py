@@ -72,7 +72,12 @@ def build(spec: DetectorSpec, version: str = "0") -> Detector:
     """Make the detector that `spec` declares, cold."""
     from features.spec import build_features
 
-    features = build_features(spec.features, lateness_ns=spec.lateness_ns, idle_timeout_ns=spec.idle_timeout_ns)
+    features = build_features(
+        spec.features,
+        lateness_ns=spec.lateness_ns,
+        idle_timeout_ns=spec.idle_timeout_ns,
+        calendar=spec.calendar or None,
+    )
     build_model(spec.model)
     build_policy(spec.policy)
     return Detector(spec, version, features, lambda: build_model(spec.model), lambda: build_policy(spec.policy))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 from detectors.build import build
 from detectors.incidents import Grouper
@@ -31,7 +32,8 @@ def fuse(signatures: Sequence[Signature] | None = None) -> tuple[DetectorSpec, .
         spec = signature.spec
         for part in spec.features:
             rest = {k: v for k, v in part.params.items() if k != "select"}
-            what = [part.kind, rest, _plain(spec.model), _plain(spec.policy), spec.lateness_ns, spec.idle_timeout_ns]
+            what = [part.kind, rest, _plain(spec.model), _plain(spec.policy)]
+            what += [spec.lateness_ns, spec.idle_timeout_ns, spec.calendar]
             key = json.dumps(what, sort_keys=True)
             select = part.params.get("select", "")
             known = joined.setdefault(key, (spec, Part(part.kind, rest), []))[2]
@@ -41,7 +43,7 @@ def fuse(signatures: Sequence[Signature] | None = None) -> tuple[DetectorSpec, .
         digest = hashlib.blake2b(key.encode(), digest_size=4).hexdigest()
         name = f"catalogue-{part.kind}-{digest}"
         features = (Part(part.kind, {**part.params, "select": select}),)
-        out.append(DetectorSpec(name, features, spec.model, spec.policy, "", spec.lateness_ns, spec.idle_timeout_ns))
+        out.append(replace(spec, name=name, kind="", features=features))
     return tuple(sorted(out, key=lambda s: s.name))
 
 

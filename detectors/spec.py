@@ -17,7 +17,7 @@ from telemetry.types import Nanos, Part
 __all__ = ["DetectorSpec", "duration_ns", "unknown"]
 
 SECOND = 1_000_000_000
-_KEYS = ("name", "kind", "features", "model", "policy", "lateness", "idle_timeout")
+_KEYS = ("name", "kind", "features", "model", "policy", "lateness", "idle_timeout", "calendar")
 
 
 def unknown(what: str, name: str, known: Iterable[str], where: str = "") -> ConfigError:
@@ -68,6 +68,8 @@ class DetectorSpec:
         How long after the newest event of its host an event may still come.
     idle_timeout_ns : int
         How long a silent host may hold the watermark back.
+    calendar : str
+        An exchange calendar (``XNYS``): panels get the clock's columns.
     """
 
     name: str
@@ -77,6 +79,7 @@ class DetectorSpec:
     kind: str = "unknown"
     lateness_ns: Nanos = 0
     idle_timeout_ns: Nanos = 5 * SECOND
+    calendar: str = ""
 
     @staticmethod
     def from_dict(data: Mapping[str, Any], where: str = "spec") -> DetectorSpec:
@@ -104,6 +107,7 @@ class DetectorSpec:
             policy=_part(data.get("policy", {"kind": "budget"}), f"{where}.policy"),
             lateness_ns=duration_ns(data.get("lateness", 0), f"{where}.lateness"),
             idle_timeout_ns=duration_ns(data.get("idle_timeout", "5s"), f"{where}.idle_timeout"),
+            calendar=str(data.get("calendar", "")),
         )
 
     @staticmethod
@@ -132,6 +136,7 @@ class DetectorSpec:
             "policy": {"kind": self.policy.kind, **self.policy.params},
             "lateness": self.lateness_ns,
             "idle_timeout": self.idle_timeout_ns,
+            "calendar": self.calendar,
         }
 
     @property

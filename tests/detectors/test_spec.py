@@ -63,3 +63,10 @@ def test_every_kind_in_the_tables_can_be_imported() -> None:
 @pytest.mark.parametrize(("text", "ns"), [("100ms", 10**8), ("1s", 10**9), ("1.5m", 9 * 10**10), (7, 7), ("2us", 2000)])
 def test_durations(text: str | int, ns: int) -> None:
     assert duration_ns(text, "x") == ns
+
+
+def test_a_calendar_adds_the_clock() -> None:
+    detector = build(DetectorSpec.from_toml('calendar = "XNYS"\n' + TEXT))
+    assert any(c.startswith("clock_") for c in detector.features.columns)  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="XNYZ"):
+        build(DetectorSpec.from_toml('calendar = "XNYZ"\n' + TEXT))
