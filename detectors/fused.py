@@ -32,7 +32,7 @@ def fuse(signatures: Sequence[Signature] | None = None) -> tuple[DetectorSpec, .
         spec = signature.spec
         for part in spec.features:
             rest = {k: v for k, v in part.params.items() if k != "select"}
-            what = [part.kind, rest, _plain(spec.model), _plain(spec.policy)]
+            what: list[object] = [part.kind, rest, _plain(spec.model), _plain(spec.policy)]
             what += [spec.lateness_ns, spec.idle_timeout_ns, spec.calendar]
             key = json.dumps(what, sort_keys=True)
             select = part.params.get("select", "")
