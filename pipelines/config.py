@@ -29,10 +29,16 @@ class Harvest(Struct, frozen=True):
 
 
 class Scoring(Struct, frozen=True):
-    """How detectors run."""
+    """How detectors run.
+
+    `expected` is a file of labels (CSV or Parquet): incidents in their time and scope are information only, and say
+    what was expected. `bypass` are selectors of series whose packets do not pass the kernel's network stack.
+    """
 
     detectors: list[str] = []
     checkpoint_s: float = 60.0
+    expected: str = ""
+    bypass: list[str] = []
 
 
 class Alertmanager(Struct, frozen=True):

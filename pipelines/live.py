@@ -8,13 +8,16 @@ from pathlib import Path
 from detectors.build import build
 from detectors.detector import Detector
 from detectors.fused import fuse
+from detectors.incidents import Grouper
 from detectors.signature import load_catalogue
 from detectors.spec import DetectorSpec
+from pipelines.config import Config
 from pipelines.savefile import load_snapshots
 from pipelines.state import Champion, StateDB
+from telemetry.labels import read_labels
 from telemetry.types import Snapshot
 
-__all__ = ["catalogue_specs", "live_detectors", "shadow_detectors"]
+__all__ = ["catalogue_specs", "live_detectors", "make_grouper", "shadow_detectors"]
 
 
 def catalogue_specs() -> dict[str, DetectorSpec]:
@@ -44,6 +47,12 @@ def live_detectors(state: StateDB, only: Sequence[str] = ()) -> Callable[[str], 
 def shadow_detectors(state: StateDB) -> Callable[[str], list[Detector]]:
     """Return a maker of one host's challengers."""
     return _maker({}, {c.detector: c for c in state.champions("challenger")})
+
+
+def make_grouper(config: Config) -> Grouper:
+    """The grouper with what the configuration says of expected events and kernel bypass."""
+    expected = read_labels(config.scoring.expected) if config.scoring.expected else ()
+    return Grouper(expected=expected, bypass=config.scoring.bypass)
 
 
 def _maker(specs: Mapping[str, DetectorSpec], champions: Mapping[str, Champion]) -> Callable[[str], list[Detector]]:

@@ -112,13 +112,12 @@ def _catch_up(
     progress: Callable[[int], None] | None,
 ) -> tuple[int, int, int, Nanos]:
     """Read, score and commit in steps; imports the numeric libraries only now that there is something to do."""
-    from detectors.incidents import Grouper
     from pipelines.engine import Engine
-    from pipelines.live import live_detectors, shadow_detectors
+    from pipelines.live import live_detectors, make_grouper, shadow_detectors
     from telemetry.source import merge
 
     engine = Engine(
-        state, part, live_detectors(state, config.scoring.detectors), Grouper(), Path(config.checkpoints),
+        state, part, live_detectors(state, config.scoring.detectors), make_grouper(config), Path(config.checkpoints),
         sinks=[s.name for s in sinks], shadows=shadow_detectors(state),
     )  # fmt: skip
     engine.resume()

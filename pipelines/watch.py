@@ -15,11 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from detectors.incidents import Grouper
 from pipelines.config import Config
 from pipelines.engine import Engine, Step
 from pipelines.harvest import known_boot
-from pipelines.live import live_detectors, shadow_detectors
+from pipelines.live import live_detectors, make_grouper, shadow_detectors
 from pipelines.sinks import Sink, deliver, make_sinks, refresh
 from pipelines.state import StateDB
 from telemetry.errors import InputError, StoreError, TailwatchError
@@ -84,7 +83,7 @@ class Watcher:
         self.state = StateDB(config.state)
         self.store = Store(config.store, background=True, on_full="drop")
         self.sinks: list[Sink] = make_sinks(config)
-        self.grouper = Grouper()
+        self.grouper = make_grouper(self.config)
         self.engine = Engine(
             self.state, part, live_detectors(self.state, config.scoring.detectors), self.grouper,
             Path(config.checkpoints), sinks=[s.name for s in self.sinks], shadows=shadow_detectors(self.state),
@@ -224,7 +223,7 @@ class Watcher:
     def _reload(self) -> None:
         """Take new champions up: a new engine from the checkpoint, new ones warmed silently, no gap."""
         self._champions = self._versions()
-        self.grouper = Grouper()
+        self.grouper = make_grouper(self.config)
         self.engine = Engine(
             self.state, self.part, live_detectors(self.state, self.config.scoring.detectors), self.grouper,
             Path(self.config.checkpoints), sinks=[s.name for s in self.sinks], shadows=shadow_detectors(self.state),

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
-from benchmarks.service_crash import crash, make_store
+from benchmarks.service_crash import START, crash, make_store
 from detectors.incidents import Grouper
 from detectors.signature import load_catalogue
 from pipelines.config import Config, Scoring
@@ -16,8 +17,9 @@ from pipelines.savefile import load_snapshots, save_snapshots
 from pipelines.score import Locked, myself, score
 from pipelines.state import Champion, StateDB
 from telemetry.errors import StoreError
+from telemetry.labels import write_labels
 from telemetry.store import Store
-from telemetry.types import Snapshot
+from telemetry.types import Label, Snapshot
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +148,14 @@ def test_a_challenger_scores_in_the_shadow(store: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_killed_jobs_leave_what_an_undisturbed_one_does() -> None:
     assert crash(8, seed=5) == (8, 0)
+
+
+def test_expected_events_are_told_as_expected(store: Path, tmp_path: Path) -> None:
+    drill = Label("drill", "unknown", "host=h", START, START + 3600 * 10**9, START, note="failover drill")
+    write_labels(tmp_path / "expected.csv", [drill])
+    scoring = Scoring(expected=str(tmp_path / "expected.csv"))
+    score(structs.replace(config(tmp_path, store), scoring=scoring))
+    with StateDB(tmp_path / "state.db") as state:
+        (found,) = state.incidents()
+    assert found.severity == "info"
+    assert "failover drill" in found.title
