@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from models.keyed import pack_names, unpack_names, within
 from models.light import quantum_of
 from telemetry.errors import ConfigError, StoreError
 from telemetry.types import Panel, Scores, SeriesKey, State
@@ -147,13 +148,12 @@ class CountModel:
     """
 
     def __init__(self, *, warmup: int = 20, memory: int = 10_000, flag: float = 3.0) -> None:
-        for name, value, low, high in (
+        within(
+            "counts",
             ("warmup", warmup, 1, 10**9),
             ("memory", memory, 10, 10**9),
             ("flag", flag, 0, 99),
-        ):
-            if not low <= value <= high:
-                raise ConfigError(f"counts: {name} must be in [{low}, {high}], got {value}")
+        )
         self._prm = np.array([warmup, memory, flag], np.float64)
         self._keys: tuple[SeriesKey, ...] = ()
         self._columns: tuple[str, ...] = ()
@@ -205,8 +205,7 @@ class CountModel:
         """All memory as plain arrays."""
         return {
             "version": np.array([_VERSION]),
-            "keys": np.array([str(k) for k in self._keys], dtype=np.str_),
-            "columns": np.array(self._columns, dtype=np.str_),
+            **pack_names(self._keys, self._columns),
             "registers": self._r.copy(),
         }
 
@@ -220,6 +219,5 @@ class CountModel:
         """
         if int(state["version"][0]) != _VERSION:
             raise StoreError(f"counts: expected state version {_VERSION}, got {int(state['version'][0])}")
-        self._keys = tuple(SeriesKey.parse(str(k)) for k in state["keys"])
-        self._columns = tuple(str(c) for c in state["columns"])
+        self._keys, self._columns = unpack_names(state)
         self._r = np.array(state["registers"], np.float64)

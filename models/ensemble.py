@@ -15,6 +15,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from models.keyed import pack_names, rows_that_stay, unpack_names
 from models.novelty import LAG, MEMORIES, STRETCH
 from models.seasonal_slots import PROFILE
 from models.surprise import (
@@ -249,15 +250,13 @@ class FullModel:
         if new == self._keys:
             return
         width = len(self._columns)
-        where = {k: i for i, k in enumerate(self._keys)}
-        known = [(i, where[k]) for i, k in enumerate(new) if k in where]
+        to, at = rows_that_stay(self._keys, new, width)
         old, self._keys = self._state, new
         if not width:
             return
         self._state = self._shapes(len(new) * width)
-        for i, j in known:
-            for name, array in self._state.items():
-                array[i * width : (i + 1) * width] = old[name][j * width : (j + 1) * width]
+        for name, array in self._state.items():
+            array[to] = old[name][at]
 
     def _settle(self, panel: Panel) -> None:
         slots = (_CLOCK_SLOTS if "clock_slot" in panel.columns else _DAY_SLOTS) if self._clock else 1
@@ -331,8 +330,7 @@ class FullModel:
         """All memory as plain arrays, with the keys and columns that they belong to."""
         return {
             "version": np.array([_VERSION, self._slots]),
-            "keys": np.array([str(k) for k in self._keys], dtype=np.str_),
-            "columns": np.array(self._columns, dtype=np.str_),
+            **pack_names(self._keys, self._columns),
             **{name: array.copy() for name, array in self._state.items()},
         }
 
@@ -348,8 +346,7 @@ class FullModel:
         if version != _VERSION:
             raise StoreError(f"full: state of version {version}, expected {_VERSION}")
         self._slots = int(state["version"][1])
-        self._keys = tuple(SeriesKey.parse(str(k)) for k in state["keys"])
-        self._columns = tuple(str(c) for c in state["columns"])
+        self._keys, self._columns = unpack_names(state)
         fresh = self._shapes(len(self._keys) * len(self._columns)) if self._columns else {}
         for name, array in fresh.items():
             if state[name].shape != array.shape:

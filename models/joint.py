@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from models.joint_kernels import MARKS, STEPS, VIEWS, advance_joint
+from models.keyed import pack_names, unpack_names
 from models.light_tail import BUCKETS
 from telemetry.errors import ConfigError, StoreError
 from telemetry.types import Float64, Int64, Panel, Scores, SeriesKey, State
@@ -274,8 +275,7 @@ class JointModel:
         """All memory as plain arrays, with the keys and columns that they belong to."""
         return {
             "version": np.array([_VERSION, self._order, self._group]),
-            "keys": np.array([str(k) for k in self._keys], dtype=np.str_),
-            "columns": np.array(self._columns, dtype=np.str_),
+            **pack_names(self._keys, self._columns),
             "table": self._table.copy(),
             **{name: array.copy() for name, array in self._state.items()},
         }
@@ -293,8 +293,7 @@ class JointModel:
             raise StoreError(
                 f"joint: state of version, order, group {found}, expected {[_VERSION, self._order, self._group]}"
             )
-        self._keys = tuple(SeriesKey.parse(str(k)) for k in state["keys"])
-        self._columns = tuple(str(c) for c in state["columns"])
+        self._keys, self._columns = unpack_names(state)
         self._allocate(len(self._keys) * len(self._columns))
         self._table = np.array(state["table"], np.float32)
         self._state = {name: np.array(state[name], np.float64) for name in self._state}

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from models.keyed import pack_names, rows_that_stay, unpack_names, within
 from models.light_kernels import BUCKETS, FIELDS, UNSEEN, advance_light
 from telemetry.errors import ConfigError, StoreError
 from telemetry.types import Float64, Panel, Scores, SeriesKey, State
@@ -115,7 +116,8 @@ class LightModel:
         seasonal_gain: float = 0.3,
         claim: float = 1.5,
     ) -> None:
-        for name, value, low, high in (
+        within(
+            "light",
             ("alpha", alpha, 1e-6, 1.0),
             ("beta", beta, 1e-6, 1.0),
             ("clip", clip, 1.0, 20.0),
@@ -128,9 +130,7 @@ class LightModel:
             ("slots", slots, 0, 4096),
             ("seasonal_gain", seasonal_gain, 0.01, 1.0),
             ("claim", claim, 1.0, 3.0),
-        ):
-            if not low <= value <= high:
-                raise ConfigError(f"light: {name} must be in [{low}, {high}], got {value}")
+        )
         self._params = (alpha, beta, clip, warmup, memory, refit, relearn, flag, creep_per_day, seasonal_gain, claim)
         self._slots = slots
         self._keys: tuple[SeriesKey, ...] = ()
@@ -156,20 +156,16 @@ class LightModel:
             self._keys = new  # the caller's own tuple: the same one again costs nothing
             return
         width = len(self._columns)
-        where = {k: i for i, k in enumerate(self._keys)}
+        to, at = rows_that_stay(self._keys, new, width)
         registers, tails, profile = self._registers, self._tails, self._profile
-        known = [(i, where[k]) for i, k in enumerate(new) if k in where]
         self._keys = new
         if not width:
             return
         self._allocate(len(new) * width, profile.shape[1])
         self._stagger()
-        if known:
-            to = (np.array([i for i, _ in known])[:, None] * width + np.arange(width)).ravel()
-            at = (np.array([j for _, j in known])[:, None] * width + np.arange(width)).ravel()
-            self._registers[to] = registers[at]
-            self._tails[to] = tails[at]
-            self._profile[to] = profile[at]
+        self._registers[to] = registers[at]
+        self._tails[to] = tails[at]
+        self._profile[to] = profile[at]
 
     def _stagger(self) -> None:
         width = len(self._columns)
@@ -261,8 +257,7 @@ class LightModel:
         """All memory as plain arrays, with the keys and columns that they belong to."""
         return {
             "version": np.array([_VERSION, self._window_ns]),
-            "keys": np.array([str(k) for k in self._keys], dtype=np.str_),
-            "columns": np.array(self._columns, dtype=np.str_),
+            **pack_names(self._keys, self._columns),
             "registers": self._registers.copy(),
             "tails": self._tails.copy(),
             "profile": self._profile.copy(),
@@ -282,8 +277,7 @@ class LightModel:
         registers = np.array(state["registers"], np.float64)
         if registers.ndim != 2 or registers.shape[1] != len(FIELDS):
             raise StoreError(f"light: registers of shape {registers.shape}, expected (channels, {len(FIELDS)})")
-        self._keys = tuple(SeriesKey.parse(str(k)) for k in state["keys"])
-        self._columns = tuple(str(c) for c in state["columns"])
+        self._keys, self._columns = unpack_names(state)
         self._window_ns = int(state["version"][1])
         self._registers = registers
         self._tails = np.array(state["tails"], np.float32)

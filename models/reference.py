@@ -15,7 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 from numba import njit
 
-from telemetry.errors import ConfigError, StoreError
+from models.keyed import pack_names, rows_that_stay, unpack_names, within
+from telemetry.errors import StoreError
 from telemetry.types import Panel, Scores, SeriesKey, State
 
 __all__ = ["ReferenceModel"]
@@ -176,15 +177,14 @@ class ReferenceModel:
         refit: int = 16,
         absent: float | None = None,
     ) -> None:
-        for name, value, low, high in (
+        within(
+            "reference",
             ("warmup", warmup, 16, memory),
             ("memory", memory, 32, 100_000),
             ("relearn", relearn, 32, 10**7),
             ("flag", flag, 1.4, 10.0),
             ("refit", refit, 1, 10_000),
-        ):
-            if not low <= value <= high:
-                raise ConfigError(f"reference: {name} must be in [{low}, {high}], got {value}")
+        )
         self._params = (float(warmup), float(memory), float(relearn), float(flag), float(refit))
         self._absent = float("nan") if absent is None else float(absent)
         self._seen = 0
@@ -208,13 +208,12 @@ class ReferenceModel:
         new = tuple(keys)
         if new == self._keys:
             return
-        width, where = len(self._columns), {k: i for i, k in enumerate(self._keys)}
+        width = len(self._columns)
+        to, at = rows_that_stay(self._keys, new, width)
         old = (self._ring, self._spare, self._registers)
         self._allocate(len(new) * width)
-        for i, key in enumerate(new):
-            if key in where and width:
-                a, b = slice(i * width, (i + 1) * width), slice(where[key] * width, (where[key] + 1) * width)
-                self._ring[a], self._spare[a], self._registers[a] = (x[b] for x in old)
+        if width:
+            self._ring[to], self._spare[to], self._registers[to] = (x[at] for x in old)
         self._keys = new
 
     def advance(self, panel: Panel, *, explain: bool = False) -> Scores:
@@ -244,8 +243,7 @@ class ReferenceModel:
         return {
             "params": np.array(self._params),
             "seen": np.array(self._seen),
-            "keys": np.array([str(k) for k in self._keys], dtype=np.str_),
-            "columns": np.array(self._columns, dtype=np.str_),
+            **pack_names(self._keys, self._columns),
             "ring": self._ring.copy(),
             "spare": self._spare.copy(),
             "registers": self._registers.copy(),
@@ -255,8 +253,7 @@ class ReferenceModel:
         if tuple(float(x) for x in state["params"]) != self._params:
             raise StoreError("reference model state: it is of other parameters")
         self._seen = int(state["seen"])
-        self._keys = tuple(SeriesKey.parse(str(k)) for k in state["keys"])
-        self._columns = tuple(str(c) for c in state["columns"])
+        self._keys, self._columns = unpack_names(state)
         self._ring = np.array(state["ring"], np.float64)
         self._spare = np.array(state["spare"], np.float64)
         self._registers = np.array(state["registers"], np.float64)

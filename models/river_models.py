@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from models.keyed import pack_names, unpack_names
 from models.pickled import pack, unpack
 from models.surprise import Calibrator
 from telemetry.errors import ConfigError, StoreError
@@ -255,8 +256,7 @@ class RiverModel:
         return {
             "version": np.array([_VERSION]),
             "name": np.array(self._name),
-            "keys": np.array([str(k) for k in self._keys], dtype=np.str_),
-            "columns": np.array(self._columns, dtype=np.str_),
+            **pack_names(self._keys, self._columns),
             "scales": np.array(rows, np.float64).reshape(-1, 5),
             **pack([c.model for c in self._channels], _LIBRARIES),
             **tail,
@@ -273,8 +273,7 @@ class RiverModel:
         if int(state["version"][0]) != _VERSION or str(state["name"]) != self._name:
             raise StoreError(f"river: expected state of {self._name} version {_VERSION}, got {state['name']}")
         objects = unpack(state, _LIBRARIES, f"river {self._name}")
-        self._keys = tuple(SeriesKey.parse(str(k)) for k in state["keys"])
-        self._columns = tuple(str(c) for c in state["columns"])
+        self._keys, self._columns = unpack_names(state)
         self._channels = []
         for model, row in zip(objects, np.asarray(state["scales"], np.float64), strict=True):
             channel = _Channel(model)

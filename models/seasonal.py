@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from models.keyed import pack_names, unpack_names
 from models.seasonal_fit import KINDS, Fitted, fit_series
 from models.surprise import Calibrator
 from telemetry.errors import ConfigError, NoDataError, StoreError
@@ -308,8 +309,7 @@ class SeasonalModel:
         return {
             "version": np.array([_VERSION, self._window_ns, self._fitted_ns]),
             "days": np.array([self._days]),
-            "keys": np.array([str(k) for k in self._keys], dtype=np.str_),
-            "columns": np.array(self._columns, dtype=np.str_),
+            **pack_names(self._keys, self._columns),
             "usual": self._usual.copy(),
             "tables": self._tables.copy(),
             "profile": self._profile.astype(np.float32),
@@ -330,8 +330,7 @@ class SeasonalModel:
             raise StoreError(f"seasonal: expected state version {_VERSION}, got {int(state['version'][0])}")
         self._window_ns, self._fitted_ns = int(state["version"][1]), int(state["version"][2])
         self._days = float(state["days"][0])
-        self._keys = tuple(SeriesKey.parse(str(k)) for k in state["keys"])
-        self._columns = tuple(str(c) for c in state["columns"])
+        self._keys, self._columns = unpack_names(state)
         self._usual = np.array(state["usual"], np.int64)
         self._tables = np.array(state["tables"], np.float64)
         self._profile = np.array(state["profile"], np.float64)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numba import njit
 
+from models.keyed import pack_names, rows_that_stay, unpack_names, within
 from telemetry.errors import ConfigError, StoreError
 from telemetry.types import Float64, Int8, Panel, Scores, SeriesKey, State
 
@@ -163,9 +164,7 @@ class ShiftModel:
     """
 
     def __init__(self, *, bar: float = BAR, least: float = 0.3, share: float = 0.05) -> None:
-        for name, value, low, high in (("bar", bar, 1.0, 100.0), ("least", least, 0.0, 1e300), ("share", share, 0, 10)):
-            if not low <= value <= high:
-                raise ConfigError(f"shift: {name} must be in [{low}, {high}], got {value}")
+        within("shift", ("bar", bar, 1.0, 100.0), ("least", least, 0.0, 1e300), ("share", share, 0, 10))
         self._params = (float(bar), float(least), float(share))
         self._keys: tuple[SeriesKey, ...] = ()
         self._columns: tuple[str, ...] = ()
@@ -186,15 +185,13 @@ class ShiftModel:
         new = tuple(keys)
         if new == self._keys:
             return
-        where = {k: i for i, k in enumerate(self._keys)}
-        old = (self._rings, self._devs, self._reg)
         width = len(self._columns)
+        to, at = rows_that_stay(self._keys, new, width)
+        old = (self._rings, self._devs, self._reg)
         self._keys = new
         self._allocate(len(new) * width)
-        for i, key in enumerate(new):
-            if width and key in where:
-                to, at = slice(i * width, (i + 1) * width), slice(where[key] * width, (where[key] + 1) * width)
-                self._rings[to], self._devs[to], self._reg[to] = old[0][at], old[1][at], old[2][at]
+        if width:
+            self._rings[to], self._devs[to], self._reg[to] = (x[at] for x in old)
 
     def advance(self, panel: Panel, *, explain: bool = False) -> Scores:
         """Score then learn; see `Model.advance`.
@@ -226,8 +223,7 @@ class ShiftModel:
         """All memory as plain arrays, with the keys and columns that they belong to."""
         return {
             "version": np.array([_VERSION]),
-            "keys": np.array([str(k) for k in self._keys], dtype=np.str_),
-            "columns": np.array(self._columns, dtype=np.str_),
+            **pack_names(self._keys, self._columns),
             "rings": self._rings.copy(),
             "devs": self._devs.copy(),
             "reg": self._reg.copy(),
@@ -246,8 +242,7 @@ class ShiftModel:
             raise StoreError(f"shift: state of version {version}, expected {_VERSION}")
         if state["reg"].ndim != 2 or state["reg"].shape[1] != _FIELDS:
             raise StoreError(f"shift: registers of shape {state['reg'].shape}, expected (channels, {_FIELDS})")
-        self._keys = tuple(SeriesKey.parse(str(k)) for k in state["keys"])
-        self._columns = tuple(str(c) for c in state["columns"])
+        self._keys, self._columns = unpack_names(state)
         self._rings = np.array(state["rings"], np.float64)
         self._devs = np.array(state["devs"], np.float64)
         self._reg = np.array(state["reg"], np.float64)

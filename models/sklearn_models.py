@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from models.keyed import pack_names, unpack_names
 from models.pickled import pack, unpack
 from models.surprise import Calibrator
 from telemetry.errors import ConfigError, NoDataError, StoreError
@@ -159,8 +160,7 @@ class SklearnModel:
         return {
             "version": np.array([_VERSION]),
             "kind": np.array(self._kind),
-            "keys": np.array([str(k) for k in self._keys], dtype=np.str_),
-            "columns": np.array(self._columns, dtype=np.str_),
+            **pack_names(self._keys, self._columns),
             "hosts": np.array(list(self._hosts), dtype=np.str_),
             **pack({name: host.state() for name, host in self._hosts.items()}, _LIBRARIES),
             **{f"tail_{k}": v for k, v in self._tail.snapshot().items()},
@@ -177,8 +177,7 @@ class SklearnModel:
         if int(state["version"][0]) != _VERSION or str(state["kind"]) != self._kind:
             raise StoreError(f"sklearn: expected state of {self._kind} version {_VERSION}, got {state['kind']}")
         trained = unpack(state, _LIBRARIES, f"sklearn {self._kind}")
-        self._keys = tuple(SeriesKey.parse(str(k)) for k in state["keys"])
-        self._columns = tuple(str(c) for c in state["columns"])
+        self._keys, self._columns = unpack_names(state)
         self._hosts = {}
         for name in [str(h) for h in state["hosts"]]:
             host = _Host(self._kind, self._params, self._seed, [], self._columns)

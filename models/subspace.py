@@ -15,6 +15,7 @@ import numpy as np
 from numba import njit
 
 from models.joint_kernels import solve_ridge
+from models.keyed import pack_names, unpack_names, within
 from models.light_tail import BUCKETS, refit_tail
 from telemetry.errors import ConfigError, StoreError
 from telemetry.types import Float64, Panel, Scores, SeriesKey, State
@@ -169,15 +170,14 @@ class SubspaceModel:
     def __init__(
         self, *, rank: int = 4, warmup: int = 128, memory: int = 5_000, top: int = 3, flag: float = 2.5
     ) -> None:
-        for name, value, low, high in (
+        within(
+            "subspace",
             ("rank", rank, 1, 64),
             ("warmup", warmup, 20, 10**6),
             ("memory", memory, 50, 10**9),
             ("top", top, 1, 100),
             ("flag", flag, 0.5, 20.0),
-        ):
-            if not low <= value <= high:
-                raise ConfigError(f"subspace: {name} must be in [{low}, {high}], got {value}")
+        )
         self._prm = np.array([warmup, memory, flag, top], np.float64)
         self._rank = rank
         self._keys: tuple[SeriesKey, ...] = ()
@@ -240,8 +240,7 @@ class SubspaceModel:
         """All memory as plain arrays."""
         return {
             "version": np.array([_VERSION, self._rank]),
-            "keys": np.array([str(k) for k in self._keys], dtype=np.str_),
-            "columns": np.array(self._columns, dtype=np.str_),
+            **pack_names(self._keys, self._columns),
             "stats": self._stats.copy(),
             "basis": self._basis.copy(),
             "inverse": self._inverse.copy(),
@@ -260,8 +259,7 @@ class SubspaceModel:
         found = [int(v) for v in state["version"]]
         if found != [_VERSION, self._rank]:
             raise StoreError(f"subspace: expected state of version and rank {[_VERSION, self._rank]}, got {found}")
-        self._keys = tuple(SeriesKey.parse(str(k)) for k in state["keys"])
-        self._columns = tuple(str(c) for c in state["columns"])
+        self._keys, self._columns = unpack_names(state)
         self._stats, self._basis = np.array(state["stats"], np.float64), np.array(state["basis"], np.float64)
         self._inverse, self._marks = np.array(state["inverse"], np.float64), np.array(state["marks"], np.float64)
         self._table = np.array(state["table"], np.float32)
