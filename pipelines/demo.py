@@ -158,7 +158,7 @@ def run_wire(config: Config, tell: Tell) -> Found:
     folder = LabFolder(RECORDING)
     where = Path(config.store).with_name("wire-store")
     for done in ingest(plan([str(RECORDING)], (), ""), str(where)):
-        tell(f"ingested {done.packets} packets, {done.events} events")
+        tell(f"ingested {done.events} events of both taps, the host and the application")
     changes: list[IncidentChange] = []
     with StateDB(config.state) as state, Store(where, create=False) as store:
         engine = Engine(state, "wire", live_detectors(state), Grouper(), Path(config.checkpoints))
