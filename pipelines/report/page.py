@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from detectors.signature import load_catalogue
 from pipelines.plots import series_png
 from pipelines.report.gather import Around, gather, hops, irq_heat, waterfall
 from telemetry.labels import format_time
@@ -52,6 +53,7 @@ def _time(ns: int) -> str:
 def _view(incident: Incident, source: Source | None) -> dict[str, Any]:
     view: dict[str, Any] = {
         "incident": incident,
+        "headline": incident.title.partition("; likely")[0],
         "alerts": sorted(incident.alerts, key=lambda a: (-a.score, a.end_ns, a.id))[:12],
         "more": max(0, len(incident.alerts) - 12),
         "delay_s": (incident.opened_ns - incident.onset_ns) / 1e9,
@@ -80,7 +82,13 @@ def _pictures(incident: Incident, around: Around) -> list[tuple[str, bytes]]:
         if a.series in around.series and (a.series not in best or a.score > best[a.series].score):
             best[a.series] = a
     out = []
-    for key, a in sorted(best.items(), key=lambda kv: (-kv[1].score, str(kv[0])))[:SERIES]:
+    told = _weights(incident)
+
+    def rank(item: tuple[SeriesKey, Alert]) -> tuple[float, float, str]:
+        key, a = item
+        return (-told(key, a.column), -a.score, str(key))
+
+    for key, a in sorted(best.items(), key=rank)[:SERIES]:
         t, v = around.rate(key)
         if len(t) < 2:
             continue
@@ -95,6 +103,17 @@ def _pictures(incident: Incident, around: Around) -> list[tuple[str, bytes]]:
         )  # fmt: skip
         out.append((str(key), png))
     return out
+
+
+def _weights(incident: Incident) -> Callable[[SeriesKey, str], float]:
+    """How much a channel says for the incident's kind: what its signature requires first, then by weight."""
+    signature = next((s for s in load_catalogue() if s.kind == incident.kind), None)
+    evidence = [e for e in signature.evidence if e.role != "quiet"] if signature else []
+
+    def weight(key: SeriesKey, column: str) -> float:
+        return max((e.weight + 10.0 * (e.role == "required") for e in evidence if e.selects(key, column)), default=0.0)
+
+    return weight
 
 
 def _thin(t: np.ndarray, v: np.ndarray, most: int = 4000) -> tuple[np.ndarray, np.ndarray]:
