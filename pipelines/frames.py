@@ -54,7 +54,8 @@ def score_frame(spec: DetectorSpec, snapshot: Snapshot | None, frame: pd.DataFra
     -------
     pandas.DataFrame
         ``series, end_ns, surprise, anomaly_score, alert``: per series and window the strongest channel.
-        All windows that the frame reaches into are closed at its end.
+        All windows that the frame reaches into are closed at its end; series that the state knows and the frame
+        does not name are left out.
     """
     import pandas as pd
 
@@ -62,6 +63,10 @@ def score_frame(spec: DetectorSpec, snapshot: Snapshot | None, frame: pd.DataFra
     if snapshot is not None:
         detector.restore(snapshot)
     rows: list[dict[str, Any]] = []
+    events = events_from_frame(frame)
+    first = int(events.time_ns[0]) if len(events) else 0
+    plain = all(p.kind in ("window", "rate") for p in spec.features)  # a panel's series are the frame's own
+    asked = set(events.keys)
 
     def observe(panel: Panel, scores: Scores, decision: Decision) -> None:
         surprise = np.where(np.isnan(scores.surprise), -1.0, scores.surprise).max(axis=2, initial=-1.0)
@@ -69,8 +74,10 @@ def score_frame(spec: DetectorSpec, snapshot: Snapshot | None, frame: pd.DataFra
         alert = (decision.grade == ALERT).any(axis=2)
         last = alert.shape[1] - 1  # a joint model decides once for the group
         for w, end in enumerate(panel.end_ns):
+            if end <= first:  # left over from the registered state
+                continue
             for s, key in enumerate(panel.keys):
-                if np.isnan(panel.values[w, s]).all():
+                if np.isnan(panel.values[w, s]).all() or (plain and key not in asked):
                     continue
                 value = float(surprise[w, s])
                 rows.append(
@@ -84,7 +91,6 @@ def score_frame(spec: DetectorSpec, snapshot: Snapshot | None, frame: pd.DataFra
                 )
 
     detector.observer = observe
-    events = events_from_frame(frame)
     if len(events):
         detector.push(events)
         widest = max((int(p) for p in _windows(spec)), default=0)

@@ -147,6 +147,8 @@ def test_served_equals_scored_whatever_the_order(
     assert out.equals(model.predict(frame.sample(frac=1, random_state=1)))
     assert out.equals(score_frame(SPEC, registered[1], frame))
     assert list(out.columns) == ["series", "end_ns", "surprise", "anomaly_score", "alert"]
+    other = frame.assign(series='lat_ns{host="h",flow="b"}')
+    assert set(model.predict(other).series) == set(other.series)  # nothing of what only the state knows
     cold = model.predict(frame, params={"state": "cold"})
     assert cold.surprise.isna().sum() > out.surprise.isna().sum()
     with pytest.raises(Exception, match="registered"):
