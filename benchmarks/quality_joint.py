@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.metrics_vus import auc_pr, best_f1, segments, vus_pr
 from benchmarks.rows import Row, attempt
+from pipelines.measures import auc_pr, best_f1, segments, vus_pr
 from telemetry.errors import NoDataError
 from telemetry.types import Float64, Int64, Panel, SeriesKey
 

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.corpora import NabFile, load_nab, published
-from benchmarks.nab_scorer import PROFILES, Prepared, best, corpus_score, prepare
 from benchmarks.rows import Row
 from pipelines.detect import score_table
+from pipelines.nab import PROFILES, Prepared, best, corpus_score, prepare
 from telemetry.types import Panel, SeriesKey
 
 __all__ = ["run"]

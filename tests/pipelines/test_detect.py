@@ -231,7 +231,7 @@ def test_budgets():
 @pytest.mark.skipif(not CORPUS, reason="TAILWATCH_DATA is not set")
 def test_nab_scorer_gives_the_published_scores():
     from benchmarks.corpora import load_nab, published
-    from benchmarks.nab_scorer import PROFILES, best, prepare
+    from pipelines.nab import PROFILES, best, prepare
 
     folder = Path(CORPUS) / "series" / "nab"
     files = load_nab(folder)
@@ -250,8 +250,8 @@ def test_nab_scorer_gives_the_published_scores():
 def test_quality_does_not_fall():
     from benchmarks import quality_rtt
     from benchmarks.corpora import load_nab
-    from benchmarks.nab_scorer import PROFILES, corpus_score, prepare
     from pipelines.detect import score_table
+    from pipelines.nab import PROFILES, corpus_score, prepare
 
     files = [f for f in load_nab(Path(CORPUS) / "series" / "nab") if len(f.table.time) < 6000]
     ready = [prepare(score_table(f.table).score[:, 0], f.windows) for f in files]

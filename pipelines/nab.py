@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PROFILES", "Outcome", "Prepared", "Profile", "best", "corpus_score", "prepare"]
+__all__ = ["PROFILES", "Outcome", "Prepared", "Profile", "best", "corpus_score", "file_score", "normalised", "prepare"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,20 +115,28 @@ def _pool(files: Sequence[Prepared], profile: Profile) -> tuple[NDArray[np.float
 
 def corpus_score(files: Sequence[Prepared], threshold: float, profile: Profile) -> Outcome:
     """Score a corpus at one threshold (a row is a detection if its score is at least that)."""
-    score, window, worth = _pool(files, profile)
-    hit = score >= threshold
-    inside = hit & (window >= 0)
-    false = hit & (window < 0)
-    total = sum(f.labelled for f in files)
-    best_of = np.full(total, -np.inf)
-    np.maximum.at(best_of, window[inside], worth[inside])
-    found = int(np.isfinite(best_of).sum())
-    gained = float(best_of[np.isfinite(best_of)].sum())
-    counted = sum(f.windows for f in files)
-    raw = gained + float(worth[false].sum()) - profile.fn * (counted - found)
-    null = -profile.fn * total
-    value = 100.0 * (raw - null) / (profile.tp * total - null) if total else 0.0
-    return Outcome(value, threshold, found, total, int(false.sum()), len(score))
+    parts = [file_score(f, threshold, profile) for f in files]
+    raw, total = sum(p[0] for p in parts), sum(f.labelled for f in files)
+    found, false = sum(p[1] for p in parts), sum(p[2] for p in parts)
+    return Outcome(normalised(raw, total, profile), threshold, found, total, false, sum(len(f.score) for f in files))
+
+
+def file_score(f: Prepared, threshold: float, profile: Profile) -> tuple[float, int, int]:
+    """What one file adds to a corpus at a threshold: raw score, windows found, false detections."""
+    hit = f.score >= threshold
+    inside, false = hit & (f.window >= 0), hit & (f.window < 0)
+    best_of = np.full(f.labelled, -np.inf)
+    np.maximum.at(best_of, f.window[inside], f.worth[inside])
+    seen = np.isfinite(best_of)
+    found = int(seen.sum())
+    raw = profile.tp * float(best_of[seen].sum()) + profile.fp * float(f.worth[false].sum())
+    return raw - profile.fn * (f.windows - found), found, int(false.sum())
+
+
+def normalised(raw: float, labelled: int, profile: Profile) -> float:
+    """A raw sum on the scale where no detection is 0 and perfection is 100; 0 without labels."""
+    null = -profile.fn * labelled
+    return 100.0 * (raw - null) / (profile.tp * labelled - null) if labelled else 0.0
 
 
 def best(files: Sequence[Prepared], profile: Profile) -> Outcome:

@@ -1,8 +1,8 @@
-"""Areas under precision-recall: of points, and the volume over widened labels (VUS-PR, Paparrizos et al., VLDB 2022).
+"""Measures of scores: VUS-PR (Paparrizos et al., VLDB 2022), AUC-PR, range-based F1 (Tatbul et al., NeurIPS 2018).
 
-The definition is TSB-AD's (250 thresholds at equal ranks, windows 0 to `window`, labels widened by
+VUS-PR is TSB-AD's (250 thresholds at equal ranks, windows 0 to `window`, labels widened by
 ``sqrt(1 - distance / window)`` up to half the window on either side, recall weighted by the share of incidents that are
-touched); the sums are arranged so that a window costs one pass over the points instead of 250.
+touched); the sums are arranged so that a window costs one pass over the widened points only.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import itertools
 import numpy as np
 
 from telemetry.errors import InputError
-from telemetry.types import Float64, Int64
+from telemetry.types import Bool, Float64, Int64
 
-__all__ = ["auc_pr", "best_f1", "segments", "vus_pr"]
+__all__ = ["auc_pr", "best_f1", "range_f1", "segments", "vus_pr"]
 
 
 def segments(labels: Int64) -> list[tuple[int, int]]:
@@ -35,14 +35,15 @@ def _merged(runs: list[tuple[int, int]], half: int, n: int) -> list[tuple[int, i
     return out
 
 
-def _widened(labels: Float64, runs: list[tuple[int, int]], window: int) -> Float64:
-    weight, half, n = labels.copy(), window // 2, len(labels)
+def _near(runs: list[tuple[int, int]], half: int, n: int) -> tuple[Int64, Int64]:
+    """Points within `half` of a run, on either side, and their distance from it."""
+    at, away = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for first, last in runs:
         after = np.arange(last + 1, min(last + half + 1, n))
-        weight[after] += np.sqrt(1.0 - (after - last) / max(window, 1))
         before = np.arange(max(first - half, 0), first)
-        weight[before] += np.sqrt(1.0 - (first - before) / max(window, 1))
-    return np.minimum(weight, 1.0)
+        at += [after, before]
+        away += [after - last, first - before]
+    return np.concatenate(at), np.concatenate(away)
 
 
 def vus_pr(labels: Int64, score: Float64, window: int = 100, thresholds: int = 250) -> float:
@@ -72,14 +73,23 @@ def vus_pr(labels: Int64, score: Float64, window: int = 100, thresholds: int = 2
     cut = ranked[np.linspace(0, n - 1, thresholds).astype(np.int64)]
     taken = np.searchsorted(-ranked, -cut, side="right")  # points at or above each threshold
     inside = np.cumsum(hot[order])[taken - 1]
+    near, away = _near(runs, window // 2, n)
+    keep = hot[near] == 0.0
+    points, which = np.unique(near[keep], return_inverse=True)
+    away = away[keep]
+    rung = np.searchsorted(-cut, -s[points], side="left")  # the first threshold that takes a point
     total = 0.0
     for w in range(window + 1):
-        weight = _widened(hot, runs, w)
-        around = np.cumsum((weight * (1.0 - hot))[order])[taken - 1]
+        close = away <= w // 2
+        gain = np.sqrt(1.0 - away[close] / max(w, 1))
+        weight = np.minimum(np.bincount(which[close], gain, len(points)), 1.0)
+        around = np.cumsum(np.bincount(rung, weight, thresholds))
         true = inside + around
         recall = np.minimum(true / ((2.0 * positives + around) / 2.0), 1.0)
-        tops = np.array([s[a : b + 1].max() for a, b in _merged(runs, w // 2, n)])
-        recall = recall * (tops[None, :] >= cut[:, None]).mean(axis=1)
+        if w % 2 == 0:
+            tops = np.array([s[a : b + 1].max() for a, b in _merged(runs, w // 2, n)])
+            touched = (tops[None, :] >= cut[:, None]).mean(axis=1)
+        recall = recall * touched
         total += float(np.sum(np.diff(recall, prepend=0.0) * (true / taken)))
     return total / (window + 1)
 
@@ -106,3 +116,42 @@ def best_f1(labels: Int64, score: Float64) -> tuple[float, float]:
     f1 = 2.0 * true / (last + 1.0 + hot.sum())
     at = int(np.argmax(f1))
     return float(f1[at]), float(s[order][last[at]])
+
+
+def _overlap(one: list[tuple[int, int]], other: list[tuple[int, int]], existence: float) -> list[float]:
+    """Reward of each run of `one`: `existence` for being touched, the rest for the share covered, over the pieces."""
+    out = []
+    starts = np.array([a for a, _ in other], np.int64)
+    stops = np.array([b for _, b in other], np.int64)
+    for first, last in one:
+        lo, hi = int(np.searchsorted(stops, first)), int(np.searchsorted(starts, last, side="right"))
+        pieces = max(hi - lo, 0)
+        if not pieces:
+            out.append(0.0)
+            continue
+        covered = int((np.minimum(stops[lo:hi], last) - np.maximum(starts[lo:hi], first) + 1).sum())
+        out.append(existence + (1.0 - existence) * covered / (last - first + 1) / pieces)
+    return out
+
+
+def range_f1(labels: Int64, hit: Bool, existence: float = 0.2) -> float:
+    """F1 over ranges (Tatbul et al., 2018) of decided rows: flat bias, cardinality 1 / pieces.
+
+    Parameters
+    ----------
+    labels, hit : (n,)
+        Labelled rows, and rows that were decided to be anomalous; runs of them are the ranges.
+    existence : float
+        Weight of touching a labelled range at all, in recall (TSB-AD's 0.2); precision has none.
+
+    Returns
+    -------
+    float
+        NaN without a labelled range; 0 where nothing was decided.
+    """
+    real, said = segments(labels), segments(np.asarray(hit).astype(np.int64))
+    if not real:
+        return float("nan")
+    recall = float(np.mean(_overlap(real, said, existence)))
+    precision = float(np.mean(_overlap(said, real, 0.0))) if said else 0.0
+    return 2.0 * precision * recall / (precision + recall) if precision + recall else 0.0

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, f1_score
 
-from benchmarks.metrics_vus import auc_pr, best_f1, segments, vus_pr
+from pipelines.measures import auc_pr, best_f1, range_f1, segments, vus_pr
 from telemetry.errors import InputError
 
 
@@ -76,3 +76,44 @@ def test_a_perfect_score_is_worth_more_than_a_random_one() -> None:
 def test_labels_of_one_kind_are_refused() -> None:
     with pytest.raises(InputError, match="one kind"):
         vus_pr(np.zeros(10, np.int64), np.arange(10.0))
+
+
+def slow_range_f1(labels: np.ndarray, hit: np.ndarray) -> float:
+    """Tatbul et al. by sets of rows, range by range."""
+
+    def ranges(flags: np.ndarray) -> list[set[int]]:
+        out: list[set[int]] = []
+        for i, on in enumerate(flags):
+            if on and (i == 0 or not flags[i - 1]):
+                out.append(set())
+            if on:
+                out[-1].add(i)
+        return out
+
+    def reward(one: set[int], others: list[set[int]], existence: float) -> float:
+        parts = [len(one & o) / len(one) for o in others if one & o]
+        return existence + (1 - existence) * sum(parts) / len(parts) if parts else 0.0
+
+    real, said = ranges(labels), ranges(hit)
+    recall = float(np.mean([reward(r, said, 0.2) for r in real]))
+    precision = float(np.mean([reward(p, real, 0.0) for p in said])) if said else 0.0
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40))
+def test_ranges_are_the_definition(rows: list[tuple[bool, bool]]) -> None:
+    labels, hit = (np.array(x) for x in zip(*rows, strict=True))
+    got = range_f1(labels.astype(np.int64), hit)
+    if not labels.any():
+        assert np.isnan(got)
+    else:
+        assert got == pytest.approx(slow_range_f1(labels, hit))
+
+
+def test_ranges_by_hand() -> None:
+    labels = np.array([0, 1, 1, 1, 1, 0, 0, 0])
+    assert range_f1(labels, labels == 1) == 1.0
+    half = np.array([0, 1, 1, 0, 0, 0, 0, 0]) == 1
+    recall = 0.2 + 0.8 * 0.5
+    assert range_f1(labels, half) == pytest.approx(2 * recall / (1 + recall))
