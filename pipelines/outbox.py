@@ -52,14 +52,14 @@ class Outbox:
         return self._outgoing(sa.select(t.outbox).where(t.outbox.c.state == "dead").order_by(t.outbox.c.seq))
 
     def _outgoing(self, query: Any) -> list[Outgoing]:
-        with self._db.transaction() as c:
+        with self._db.look() as c:
             rows = c.execute(query).mappings().all()
         return [Outgoing(r["seq"], r["sink"], r["key"], r["body"], r["attempts"], r["state"], r["error"]) for r in rows]
 
     def waiting(self) -> dict[tuple[str, str], int]:
         """Number of outbox rows by (sink, state)."""
         o = t.outbox.c
-        with self._db.transaction() as c:
+        with self._db.look() as c:
             rows = c.execute(sa.select(o.sink, o.state, sa.func.count()).group_by(o.sink, o.state)).all()
         return {(sink, state): int(n) for sink, state, n in rows}
 
@@ -71,7 +71,7 @@ class Outbox:
         """How many a receiver acknowledged since a time."""
         o = t.outbox.c
         query = sa.select(sa.func.count()).where(o.sink == sink, o.state == "delivered", o.next_ns >= since_ns)
-        with self._db.transaction() as c:
+        with self._db.look() as c:
             return int(c.execute(query).scalar() or 0)
 
     def failed(self, seq: int, error: str, next_ns: Nanos, *, dead: bool = False) -> None:
