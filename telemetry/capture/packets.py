@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from telemetry.capture.columns import NULL, TUNNELS, Arena, Packets
 from telemetry.capture.open import CaptureInput, open_stream
@@ -14,6 +15,8 @@ from telemetry.capture.stamps import Stamper
 from telemetry.capture.stats import CaptureStats, Damage
 
 __all__ = ["NULL", "TUNNELS", "CaptureInput", "CaptureStats", "Damage", "Packets", "first_time", "read_packets"]
+
+_POLL_S: Final = 0.05
 
 
 def read_packets(
@@ -73,8 +76,18 @@ def read_packets(
         stream = open_stream(source)
         try:
             stamper = Stamper(stamps) if hardware else None
-            wait_s = follow_s if number == len(many) - 1 else None
-            yield from Reader(stream, number, arena, stats, stamper, wait_s, start or None).batches()
+            follow = follow_s is not None and number == len(many) - 1
+            reader = Reader(stream, number, arena, stats, stamper, follow, start or None)
+            waited = 0.0
+            for batch in reader.batches():
+                if batch.n:
+                    waited = 0.0
+                    yield batch
+                elif follow_s is None or waited >= follow_s:
+                    reader.stop_following()
+                else:
+                    time.sleep(_POLL_S)
+                    waited += _POLL_S
         finally:
             stream.close()
 

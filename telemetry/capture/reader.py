@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -24,8 +23,9 @@ __all__ = ["Reader"]
 _BUFFER: Final = 2 << 20
 _CHUNK: Final = 1 << 18
 _KEEP: Final = 1 << 20  # of a damaged stretch, while more is read to find where records go on
-_POLL_S: Final = 0.05
+_ENOUGH: Final = 4096  # bytes of a growing file that must tell its container
 
+_LCAP: Final = (b"\x1c\0\x01\xac", b"\x1c\0\x01\xab", b"\xac\x01\0\x1c", b"\xab\x01\0\x1c")  # a header of 28 bytes
 _KINDS: Final[dict[str, type[Pcap] | type[Pcapng] | type[Snoop] | type[Erf]]] = {
     "pcap": Pcap,
     "pcapng": Pcapng,
@@ -47,8 +47,9 @@ class Reader:
     stats : CaptureStats
     stamper : Stamper or None
         None: no hardware stamps are looked for.
-    follow_s : float or None
-        Wait for more at the end of the file, until nothing has come for so long.
+    follow : bool
+        The file is still being written: where it ends for now, an empty batch comes out, and asking for the next
+        one looks for more (until `stop_following`).
     start : mapping or None
         A `CaptureStats.position` to go on from.
     """
@@ -60,11 +61,11 @@ class Reader:
         arena: Arena,
         stats: CaptureStats,
         stamper: Stamper | None = None,
-        follow_s: float | None = None,
+        follow: bool = False,
         start: Mapping[str, Any] | None = None,
     ) -> None:
         self._stream, self._number, self._arena, self._stats = stream, number, arena, stats
-        self._stamper, self._follow_s, self._start = stamper, follow_s, start
+        self._stamper, self._follow, self._start = stamper, follow, start
         self._buffer = np.empty(_BUFFER, np.uint8)
         self._pos = self._end = 0
         self._base = 0  # offset in the stream of buffer[0]
@@ -73,19 +74,26 @@ class Reader:
         self._recovering = False
         self._last_frame = -1  # where the last record's frame is in the buffer, if it still is
         self._last_bad = -1
+        self._lost: tuple[int, str, int] | None = None  # damage whose end is not found yet: where, what, why
         self._container: Container | None = None
         self._kind = ""
-        if follow_s is not None and stream.compressed:
+        if follow and stream.compressed:
             raise InputError(f"{stream.name}: a compressed file cannot be followed")
+
+    def stop_following(self) -> None:
+        """Take the end of what is there for the end of the file."""
+        self._follow = False
 
     def position(self) -> dict[str, Any]:
         if self._container is None:
             return {}
-        at = {"kind": self._kind, "offset": self._base + self._pos, "recovering": self._recovering}
+        at: dict[str, Any] = {"kind": self._kind, "offset": self._base + self._pos, "recovering": self._recovering}
+        if self._lost is not None:
+            at["lost"] = list(self._lost)
         return {**at, **self._container.resume()}
 
     def batches(self) -> Iterator[Packets]:
-        """Yield the batches of the file.
+        """Yield the batches of the file; while it is followed, an empty one where nothing more has come yet.
 
         Raises
         ------
@@ -94,6 +102,9 @@ class Reader:
         """
         stats, arena = self._stats, self._arena
         container = self._open() if self._start is None else self._resume(self._start)
+        while container is None:
+            yield arena.packets(0, self._buffer, self._stream.name, self._number)
+            container = self._open()
         self._container = container
         stats.reader = self
         stats.files += 1
@@ -109,7 +120,7 @@ class Reader:
             stats.dropped += container.dropped - dropped
             stats.read_bytes += self._stream.consumed() - read
             dropped, read = container.dropped, self._stream.consumed()
-            if rows:
+            if rows or (more and self._follow):
                 if self._stamper is not None:
                     stats.hardware += self._stamper.apply(arena, self._buffer, rows)
                 last_ns = stats.count(arena, rows, last_ns)
@@ -120,12 +131,14 @@ class Reader:
             last = stats.damages[-1]
             raise InputError(f"{last.source}: expected a capture, but it is damaged at byte {last.offset}: {last.what}")
 
-    def _open(self) -> Container:
-        """Read the first bytes and tell the container by them."""
+    def _open(self) -> Container | None:
+        """Read the first bytes and tell the container by them; None if too few have come yet."""
         while self._end < 28 and self._more(28):
             pass  # a pipe may bring less
         head = bytes(self._buffer[: min(self._end, 64)])
         name = self._stream.name
+        if not self._eof and (len(head) < 24 or (len(head) < 28 and head[:4] in _LCAP)):
+            return None
         if not head:
             raise InputError(f"{name}: {self._broken or 'expected a capture, got an empty file'}")
         container: Container
@@ -142,6 +155,8 @@ class Reader:
             while self._end < _CHUNK // 2 and self._more(64):
                 pass  # ERF has no magic number: look at its first records
             if not looks_like_erf(self._buffer, self._end, self._eof):
+                if not self._eof and self._end < _ENOUGH:
+                    return None
                 raise InputError(f"{name}: expected a capture (pcap, pcapng, snoop, ERF), got {head[:8].hex(' ')} ...")
             container, self._kind = Erf(), "erf"
         self._pos = container.head
@@ -151,13 +166,16 @@ class Reader:
         self._kind = start["kind"]
         self._base = start["offset"]
         self._recovering = start["recovering"]
+        if "lost" in start:
+            bad, what, why = start["lost"]
+            self._lost, self._last_bad = (bad, what, why), bad
         self._stream.skip(start["offset"])
         return _KINDS[self._kind].resumed(start)
 
-    def _more(self, need: int, wait: bool = True) -> bool:
-        """Bring at least one more byte, and room for `need` from `_pos` on; False at the end of the file.
+    def _more(self, need: int) -> bool:
+        """Bring at least one more byte, and room for `need` from `_pos` on.
 
-        Without `wait`, False also where nothing has come yet in a file that is followed.
+        False at the end of the file, and (`_eof` is not set then) where a file that is followed ends for now.
         """
         if self._eof:
             return False
@@ -170,24 +188,14 @@ class Reader:
             self._shift(bigger, self._pos)
         stop = min(self._end + _CHUNK, len(self._buffer))
         into = self._buffer.data[self._end : stop]
-        waited = 0.0
-        while True:
-            try:
-                n = self._stream.readinto(into)
-            except StreamDamage as error:
-                self._broken, n = str(error), 0
-                break
-            except OSError as error:
-                self._broken, n = f"cannot be read further: {error.strerror}", 0
-                break
-            if n or self._follow_s is None or waited >= self._follow_s:
-                break
-            if not wait:
-                return False
-            time.sleep(_POLL_S)
-            waited += _POLL_S
+        try:
+            n = self._stream.readinto(into)
+        except StreamDamage as error:
+            self._broken, n = str(error), 0
+        except OSError as error:
+            self._broken, n = f"cannot be read further: {error.strerror}", 0
         self._end += n
-        self._eof = n == 0
+        self._eof = n == 0 and (not self._follow or bool(self._broken))
         return n > 0
 
     def _compact(self) -> None:
@@ -208,6 +216,8 @@ class Reader:
     def _fill(self, container: Container) -> tuple[int, bool]:
         """Fill the arena; return how many rows, and whether there may be more."""
         arena, row = self._arena, 0
+        if self._lost is not None and not self._resync(container):
+            return row, self._lost is not None
         while True:
             before = row
             row, self._pos, why = container.index(self._buffer, self._pos, self._end, row, arena)
@@ -229,7 +239,7 @@ class Reader:
                 need = container.need(self._buffer, self._pos, self._end)
                 if row and (self._pos + need > len(self._buffer) or self._end == len(self._buffer)):
                     return row, True  # rows point into the buffer: hand them out before it moves
-                if self._more(need, wait=not row):
+                if self._more(need):
                     continue
                 if not self._eof:
                     return row, True  # followed: hand out what has come
@@ -240,8 +250,9 @@ class Reader:
                 return row, False
             if row:
                 return row, True  # the way on moves the buffer
-            if not self._resync(container, why):
-                return row, False
+            self._lose(container, why)
+            if not self._resync(container):
+                return row, self._lost is not None
 
     def _decode(self, start: int, stop: int) -> None:
         a = self._arena
@@ -251,8 +262,8 @@ class Reader:
             a.u8[RECOVERED, start:stop] = 1
             a.dirty |= HAS_RECOVERED
 
-    def _resync(self, container: Container, why: int) -> bool:
-        """Step over damage at `_pos`; True if records go on.
+    def _lose(self, container: Container, why: int) -> None:
+        """There is damage at `_pos`.
 
         The record before may have told a wrong length and swallowed good ones: look from its frame on.
         """
@@ -266,14 +277,21 @@ class Reader:
         self._pos = self._last_frame if swallowed else self._pos + 1
         self._last_bad = max(self._last_bad, bad)
         self._last_frame = -1
+        self._lost = (bad, what, why)
+
+    def _resync(self, container: Container) -> bool:
+        """Step over damage; True if records go on. `_lost` stays set where more of a growing file is awaited."""
+        assert self._lost is not None
+        bad, what, why = self._lost
         while True:
             found = container.find(self._buffer, self._pos, self._end, self._eof)
             if found >= 0:
-                self._pos = found
+                self._pos, self._lost = found, None
                 self._recovering = True
                 self._note(bad, what, self._base + found)
                 return True
             if self._eof:
+                self._lost = None
                 zeros = isinstance(container, Pcap) and container.holed and not container.keep_zeros
                 if zeros and why == DAMAGE and self._base <= bad:
                     # nothing but zeros to the end: empty records, as tshark counts them
@@ -284,7 +302,8 @@ class Reader:
                 self._note(bad, what)
                 return False
             self._pos = max(self._pos, self._end - _KEEP)
-            self._more(_KEEP + _CHUNK)
+            if not self._more(_KEEP + _CHUNK) and not self._eof:
+                return False
 
     def _note(self, offset: int, what: str, resumed: int = -1) -> None:
         self._stats.note(Damage(self._stream.name, offset, what, resumed))
