@@ -12,9 +12,10 @@ from typing import Literal
 import msgspec
 
 from pipelines.harvest import housekeeping_cpus, pin
-from telemetry.errors import StoreError
+from telemetry.errors import InputError, StoreError
 from telemetry.harvest import Harvester
 from telemetry.host.bypass import recognise
+from telemetry.host.sources import HostSource
 from telemetry.procfs import cpu_list, online_cpus
 
 __all__ = ["Finding", "examine", "sampler_cost"]
@@ -128,29 +129,97 @@ def _clock(root: Path) -> Iterator[Finding]:
     elif source:
         yield Finding("clock", "ok", f"the clock source is {source}")
     if root == Path("/"):
-        yield _discipline()
-    ptp = sorted(p.name for p in (root / "sys/class/ptp").glob("ptp*"))
-    if ptp:
-        yield Finding("clock", "ok", f"PTP hardware clocks: {', '.join(ptp)}")
+        yield from _discipline()
+    clocks = sorted(p.name for p in (root / "sys/class/ptp").glob("ptp*"))
+    if clocks:
+        yield Finding("clock", "ok", f"PTP hardware clocks: {', '.join(clocks)}")
+        yield from _hardware_clocks(root, clocks)
     else:
         text = "no PTP hardware clock: one-way latencies between hosts are only as good as NTP, tens of microseconds"
         yield Finding("clock", "note", text, "a NIC with a PTP clock, ptp4l and phc2sys")
 
 
-def _discipline() -> Finding:
+def _discipline() -> Iterator[Finding]:
+    """What the kernel and the daemons say of the offset."""
+    from telemetry.host.chrony import Chrony
+    from telemetry.host.clock import KernelClock
+    from telemetry.host.ptp import Ptp4l
+
+    kernel = _ask_clock(KernelClock(""))
+    if isinstance(kernel, str):
+        yield Finding("clock", "note", f"the kernel does not tell its clock's offset: {kernel}")
+    elif kernel["clock_unsynchronized"]:
+        text = "nothing disciplines this clock: its stamps cannot be compared with another host's"
+        yield Finding("clock", "problem", text, "run chronyd or ptp4l with phc2sys")
+    else:
+        text = f"the clock is disciplined; offset {_ns(kernel['clock_offset_ns'])}, error at most "
+        yield Finding("clock", "ok", text + _ns(kernel["clock_max_error_ns"]))
+    chrony = _ask_clock(Chrony(""))
+    if isinstance(chrony, str):
+        text = f"chronyd does not answer ({chrony}): the offset is only what the kernel believes"
+        remedy = "run chronyd; its Unix socket needs root, its UDP port 323 on loopback nothing (cmdport)"
+        yield Finding("clock", "note", text, remedy)
+    elif chrony["clock_unsynchronized"]:
+        yield Finding("clock", "problem", "chronyd runs but has no source to follow", "chronyc sources -v")
+    else:
+        text = f"chronyd: stratum {chrony['clock_stratum']}, offset {_ns(chrony['clock_offset_ns'])}, error at most "
+        bound = chrony["clock_max_error_ns"]
+        remedy = "" if bound < 1_000_000 else "nearer sources, or PTP: one-way latencies are no better than this"
+        yield Finding("clock", "ok" if bound < 1_000_000 else "note", text + _ns(bound), remedy)
+    ptp4l = _ask_clock(Ptp4l(""))
+    if not isinstance(ptp4l, str):
+        text = f"ptp4l: {ptp4l['clock_steps_removed']} steps from the grandmaster, offset "
+        text += f"{_ns(ptp4l['clock_offset_ns'])}, path delay {_ns(ptp4l['clock_path_delay_ns'])}"
+        yield Finding("clock", "ok", text)
+        if ptp4l["clock_unsynchronized"]:
+            yield Finding("clock", "problem", "ptp4l follows no grandmaster", "pmc -u -b 0 'GET PORT_DATA_SET'")
+    elif ptp4l != "no such file or directory":
+        yield Finding("clock", "note", f"ptp4l's socket is there but does not answer: {ptp4l}", "run as root")
+
+
+def _hardware_clocks(root: Path, names: list[str]) -> Iterator[Finding]:
+    from telemetry.host.clock import KernelClock
+    from telemetry.host.ptp import HardwareClock
+
+    tai_s = KernelClock("").tai_s
+    if not tai_s:
+        text = "the kernel does not know TAI - UTC (0): hardware clocks are taken to be 37 s ahead"
+        yield Finding("clock", "note", text, "leapsectz right/UTC in chrony.conf, or phc2sys, sets it")
+    for name in names:
+        told = _ask_clock(HardwareClock(root, "", name, tai_s))
+        if isinstance(told, str):
+            yield Finding("clock", "note", f"/dev/{name} cannot be compared with the system's clock: {told}")
+            continue
+        text = f"{name} is {_ns(told['phc_offset_ns'])} ahead of the system's clock (read within "
+        text += f"{_ns(told['phc_offset_error_ns'])})"
+        near = abs(told["phc_offset_ns"]) < 100_000
+        remedy = "" if near else "phc2sys keeps them together; until then hardware stamps are of another time"
+        yield Finding("clock", "ok" if near else "problem", text, remedy)
+
+
+def _ask_clock(source: HostSource) -> dict[str, int] | str:
+    """A clock's numbers by metric, or why there are none."""
     import numpy as np
 
-    from telemetry.host.clock import KernelClock
-
-    out = np.zeros(4, np.int64)
     try:
-        KernelClock("").read(out)
+        keys = source.discover()
+        out = np.zeros(len(keys), np.int64)
+        source.read(out)
     except OSError as error:
-        return Finding("clock", "note", f"the kernel does not tell its clock's offset: {error.strerror}")
-    if out[3]:
-        text = "nothing disciplines this clock: its stamps cannot be compared with another host's"
-        return Finding("clock", "problem", text, "run chronyd or ptp4l with phc2sys")
-    return Finding("clock", "ok", f"the clock is disciplined; offset {out[0]} ns, error at most {out[2]} ns")
+        return (error.strerror or str(error)).lower()
+    except InputError as error:
+        return str(error)
+    finally:
+        source.close()
+    return {k.metric: int(v) for k, v in zip(keys, out, strict=True)}
+
+
+def _ns(value: int) -> str:
+    """A time in its unit."""
+    for unit, scale in (("s", 1_000_000_000), ("ms", 1_000_000), ("us", 1000)):
+        if abs(value) >= scale:
+            return f"{value / scale:.3g} {unit}"
+    return f"{value} ns"
 
 
 def _cpus(root: Path) -> Iterator[Finding]:

@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 from telemetry.host import tables
 from telemetry.host.bypass import DpdkPorts
+from telemetry.host.chrony import Chrony
 from telemetry.host.clock import KernelClock
 from telemetry.host.ethtool import DriverStats
+from telemetry.host.ptp import HardwareClock, Ptp4l
 from telemetry.host.qdisc import Qdiscs
 from telemetry.host.sources import HostSource, TextFile
 from telemetry.host.udp import UdpSockets
@@ -115,9 +117,11 @@ def standard_set(root: str | Path, host: str) -> Set:
         slow.append(table(zone / "temp", tables.single("thermal_millicelsius", label)))
     for path in sorted((root / "var/run/dpdk").glob("*/dpdk_telemetry.v2")):
         slow.append(DpdkPorts(path, host))
+    for clock in sorted((sys / "class/ptp").glob("ptp[0-9]*")):
+        slow.append(HardwareClock(root, host, clock.name, KernelClock(host).tai_s))
     if root == Path("/"):  # what has no file: the kernel that runs us
         base.append(Qdiscs(host))
-        slow.append(KernelClock(host))
+        slow += [KernelClock(host), Chrony(host), Ptp4l(host)]
     return Set(fast, base, slow)
 
 

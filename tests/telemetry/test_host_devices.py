@@ -13,7 +13,6 @@ import pytest
 
 from telemetry.errors import InputError
 from telemetry.host.bypass import RING_LOSSES, DpdkPorts, parse_stackdump, recognise
-from telemetry.host.clock import KernelClock
 from telemetry.host.ethtool import DriverStats, series_of
 from telemetry.host.qdisc import Qdiscs, parse_dump
 
@@ -61,15 +60,6 @@ def test_counters_of_a_real_driver() -> None:
             DriverStats("no-such-nic", "h").discover()
     finally:
         subprocess.run(["ip", "link", "del", "twt0"])
-
-
-def test_the_kernels_clock() -> None:
-    clock = KernelClock("h")
-    assert clock.discover()[0].metric == "clock_offset_ns"
-    out = np.full(4, -(2**62), np.int64)
-    assert clock.read(out)
-    assert abs(out[0]) < 10**9
-    assert out[3] in (0, 1)
 
 
 def write(root: Path, path: str, text: str) -> None:
