@@ -168,8 +168,7 @@ def run_wire(config: Config, tell: Tell) -> Found:
                 changes.append(change)
                 if change.action == "opened":
                     tell(f"opened: {change.incident.title}")
-        engine.commit_progress(time.time_ns())
-        engine.checkpoint()
+        engine.checkpoint(time.time_ns())
     return Found(folder.label, _last(changes), where)
 
 

@@ -30,6 +30,7 @@ from telemetry.store import Store
 from telemetry.types import Nanos
 
 __all__ = [
+    "Care",
     "Pusher",
     "Summary",
     "address",
@@ -153,7 +154,7 @@ def harvest(
     harvester.sample()  # compile, open, learn the names: not at the cost of the first tick
     gc.collect()
     gc.freeze()
-    care = _Care(store, keep_ns, max_bytes, publish_to)
+    care = Care(store, keep_ns, max_bytes, publish_to)
     usage, cpu = resource.getrusage(resource.RUSAGE_SELF), time.process_time_ns()
     begin = due = time.monotonic_ns()
     end = None if seconds is None else begin + round(seconds * SECOND)
@@ -241,7 +242,7 @@ class Pusher:
                 wait = min(2 * wait, 60.0)  # the sender remembers the trouble
 
 
-class _Care:
+class Care:
     """Trims the ring each minute and joins small files each hour, in a thread of the lowest priority."""
 
     def __init__(self, store: Store, keep_ns: Nanos | None, max_bytes: int | None, uri: str | None) -> None:
