@@ -15,7 +15,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from models.keyed import pack_names, rows_that_stay, unpack_names
+from models.careful import MEMO, creep, middle, weigh
+from models.keyed import pack_names, rows_that_stay, unpack_names, within
 from models.novelty import LAG, MEMORIES, STRETCH
 from models.seasonal_slots import PROFILE
 from models.surprise import (
@@ -35,7 +36,7 @@ from telemetry.types import Float64, Int8, Int64, Panel, Scores, SeriesKey, Stat
 
 __all__ = ["FullModel", "evidence_of", "surprise_of"]
 
-_VERSION = 1
+_VERSION = 2
 _DAY_S = 86_400
 _DAY_SLOTS = 288
 _CLOCK_SLOTS = 2049
@@ -46,7 +47,7 @@ _EXPLAINED = 4.0
 _LEAST_SHARE = 0.5
 _STUCK = 60.0
 _STUCK_EVIDENCE = 1.5
-_CREEP_EVIDENCE = 3.0
+_ENOUGH = 2.0
 _IS_DIRECTED = np.array([i in DIRECTED for i in range(_N)])
 # pooled over fourteen kinds of anomaly-free series (light and heavy tails, counts, zeros, autocorrelation, seasons)
 _EVIDENCE = np.array([0.0, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0])
@@ -124,7 +125,9 @@ def _advance(
     others: Int8,
     angles: Float64,
     directed: NDArray[np.bool_],
-    creep: bool,
+    end_ns: Int64,
+    need: float,
+    creeps: bool,
     reg: Float64,
     rings: Float64,
     medians: Float64,
@@ -139,12 +142,13 @@ def _advance(
     held: NDArray[np.int32],
     moments: Float64,
     fit: Float64,
+    memo: Float64,
     evidence: Float64,
     side: Int8,
     bands: Float64,
 ) -> None:
     views = np.zeros(len(directed))
-    band = np.zeros(5)
+    band = np.zeros(4)
     for c in range(values.shape[1]):
         clock = (c // width) % slots.shape[1]
         for w in range(values.shape[0]):
@@ -152,6 +156,8 @@ def _advance(
             if not np.isfinite(x):
                 continue
             seen = int(reg[c, 0])
+            if need > 0.0:
+                x = middle(x, seen, memo[c])
             step_views(
                 x,
                 slots[w, clock],
@@ -176,10 +182,14 @@ def _advance(
             if seen < _YOUNG:  # tails of few values promise too much
                 evidence[w, c] *= np.sqrt(seen / _YOUNG)
             evidence[w, c] *= min(max(band[2] / _EXPLAINED, _LEAST_SHARE), 1.0)
-            if band[3] >= _STUCK and evidence[w, c] < _STUCK_EVIDENCE:  # NaN while warming up stays
-                evidence[w, c] = _STUCK_EVIDENCE
-            if creep and band[4] > 0.0 and evidence[w, c] < _CREEP_EVIDENCE:
-                evidence[w, c] = _CREEP_EVIDENCE
+            if need > 0.0:
+                evidence[w, c] = weigh(x, seen, evidence[w, c], memo[c])
+            least = max(_STUCK_EVIDENCE, need)
+            if band[3] >= _STUCK and evidence[w, c] < least:  # NaN while warming up stays
+                evidence[w, c] = least
+            if creeps:
+                time_ns = float(end_ns[w]) if len(end_ns) else np.nan
+                evidence[w, c] = creep(x, seen, time_ns, max(need, _ENOUGH), evidence[w, c], memo[c])
             if len(bands) > 0:
                 bands[0, w, c] = band[0]
                 bands[1, w, c] = band[0] - 3.0 * band[1]
@@ -197,8 +207,10 @@ class FullModel:
     clock : bool
         Whether to learn a profile over the time of day at all.
     creep : bool
-        Whether a level that has left a slow reference by far is evidence in itself, once. It finds ramps of an hour or
-        a day under a budget of few alerts; under a generous one the views find them, and it only adds alerts.
+        Whether a level that has left a slow reference by far is evidence in itself, once.
+    careful : float
+        Evidence that alerts at a budget so small that rows must agree and matter (see `careful`); 0 if it is not. Such
+        a model is two rows late, and one or two odd values never speak.
 
     Examples
     --------
@@ -213,9 +225,10 @@ class FullModel:
     (True, 1)
     """
 
-    def __init__(self, *, clock: bool = True, creep: bool = True) -> None:
+    def __init__(self, *, clock: bool = True, creep: bool = True, careful: float = 0.0) -> None:
         self._clock = bool(clock)
-        self._creep = bool(creep)
+        within("full", ("careful", careful, 0.0, 1e6))
+        self._creep, self._careful = bool(creep), float(careful)
         self._keys: tuple[SeriesKey, ...] = ()
         self._columns: tuple[str, ...] = ()
         self._slots = 0
@@ -237,6 +250,7 @@ class FullModel:
             "held": np.zeros((channels, _N, 2, GENERATIONS), np.int32),
             "moments": np.zeros((channels, _N, 2)),
             "fit": np.zeros((channels, _N, 2, FIT)),
+            "memo": np.zeros((channels, MEMO)),
         }
 
     def fit(self, history: Panel) -> None:
@@ -302,9 +316,11 @@ class FullModel:
             others,
             angles,
             _IS_DIRECTED,
-            self._creep,
+            panel.end_ns if self._clock else panel.end_ns[:0],
+            self._careful,
+            self._creep or self._careful > 0.0,
             *(k["reg"], k["rings"], k["medians"], k["ranks"], k["profile"], k["weights"], k["cov"]),
-            *(k["memory"], k["waiting"], k["counts"], k["top"], k["held"], k["moments"], k["fit"]),
+            *(k["memory"], k["waiting"], k["counts"], k["top"], k["held"], k["moments"], k["fit"], k["memo"]),
             evidence,
             side,
             bands,

@@ -32,14 +32,10 @@ RING = 512
 RANKS = 1000
 ORDER = 6
 RLS = ORDER + 2
-REGISTERS = 44
+REGISTERS = 39
 _N, _ORIGIN, _LEVEL, _LEVEL02, _LEVEL005, _LEVEL002, _VAR002, _R02, _R002, _D02, _D002, _GAP, _GAPS = range(13)
 _ERR0, _ERR1, _ERR2, _X48, _Z24, _Z72, _Z144, _K32, _K128, _K24, _KK24, _R24, _RR24, _R288, _RR288 = range(13, 28)
 _SAME, _UNIT, _RUN, _EQUALS, _V0 = range(28, 33)
-_REFERENCE, _REFERENCE_GAP, _CREPT = range(39, 42)
-_CREEP_RATIO = 8.0
-_CREEP_GAIN = 0.0005
-_CREEP_AGE = 600
 _LO = (0, 1, 2, 4, 8, 16, 32)
 _HI = (0, 1, 3, 7, 15, 31, 63)
 
@@ -193,27 +189,6 @@ def _stuck(i: int, equal: bool, reg: Float64) -> float:
 
 
 @njit(cache=True, nogil=True)
-def _crept(i: int, mean: float, reg: Float64) -> bool:
-    """Whether the mean of 24 rows has just left a slow reference, which learns only clipped distances, by far."""
-    distance = mean - reg[_REFERENCE]
-    gap = reg[_REFERENCE_GAP]
-    told = False
-    limit = np.inf
-    if i > _CREEP_AGE:
-        ratio = abs(distance) / (gap + 0.002 * abs(reg[_REFERENCE] + reg[_ORIGIN]) + 1e-12)
-        if reg[_CREPT] == 0.0 and ratio > _CREEP_RATIO:
-            told = True
-            reg[_CREPT] = 1.0
-        elif reg[_CREPT] > 0.0 and ratio < 0.5 * _CREEP_RATIO:
-            reg[_CREPT] = 0.0
-        limit = 4.0 * gap
-    gain = max(_CREEP_GAIN, 1.0 / (i + 1.0))
-    reg[_REFERENCE] += gain * min(max(distance, -limit), limit)
-    reg[_REFERENCE_GAP] += gain * (min(abs(distance), limit) - gap)
-    return told
-
-
-@njit(cache=True, nogil=True)
 def step_views(
     raw: float,
     slot: int,
@@ -254,10 +229,10 @@ def step_views(
     waiting : (LAG, STRETCH) float32
         Stretches too young to be compared with.
     out : (len(VIEWS),) float64
-    band : (5,) float64
+    band : (4,) float64
         Written: the seasonal prediction, its deviation, and how much the season leaves unexplained: the largest scaled
         residual of the last 12 (0 explained; infinite where a level predicts better than any season); then -log10 of
-        the probability of the present run of equal values; then 1 where the level has crept away from a slow reference.
+        the probability of the present run of equal values.
     """
     i = int(reg[_N])
     if i == 0:
@@ -404,8 +379,6 @@ def step_views(
     out[24] = reg[_X48] / min(i + 1, 48)
     out[25] = reg[_LEVEL02] - reg[_LEVEL002]
     out[26] = high
-
-    band[4] = 1.0 if _crept(i, _back(ring, i, 0, 23) / min(i + 1, 24), reg) else 0.0
 
     # learn
     reg[_LEVEL] += max(0.05, age) * (x - level)

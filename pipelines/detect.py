@@ -20,8 +20,8 @@ __all__ = ["Budget", "Scored", "detect_files", "find_inputs", "parse_budget", "s
 Purpose = Literal["events", "shifts", "all"]
 SHIFT_NOTE = 0.3
 """Score of a level change that is not itself an event: told, far below the alert's 0.5."""
-_USUAL_PER_ROW = 0.0004
-"""Budgets below this ask for the slow reference too; above it the views find creep by themselves."""
+_SMALL = 0.0004
+"""Below as many false alerts a row the model must be careful."""
 _PER_DAY = {"hour": 24.0, "day": 1.0, "week": 1.0 / 7.0}
 
 
@@ -88,7 +88,7 @@ def score_table(table: Table, *, purpose: Purpose = "all", budget: Budget | None
         One surprise over all columns, with the columns that contribute most.
     """
     from detectors.policy import ALERT
-    from detectors.policy_rows import RowsPolicy
+    from detectors.policy_rows import BUDGET_POWER, THRESHOLD, USUAL, RowsPolicy
 
     budget = budget or Budget()
     panel = _panel(table)
@@ -100,7 +100,9 @@ def score_table(table: Table, *, purpose: Purpose = "all", budget: Budget | None
     if purpose != "shifts":
         from models.ensemble import FullModel
 
-        model = FullModel(clock=table.timed, creep=_per_row(table, budget) < _USUAL_PER_ROW)
+        per_row = _per_row(table, budget)
+        careful = THRESHOLD * (USUAL / max(per_row, 1e-9)) ** BUDGET_POWER if per_row < _SMALL else 0.0
+        model = FullModel(clock=table.timed, creep=False, careful=careful)
         model.align(panel.keys)
         found = model.advance(panel).surprise
         policy = RowsPolicy(budget.per_1000, budget.per_day)
