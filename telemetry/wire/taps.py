@@ -21,17 +21,18 @@ from telemetry.wire.events import Collector
 from telemetry.wire.fingerprint import HASH_BYTES, fingerprints
 from telemetry.wire.flows import FlowTable
 from telemetry.wire.pairing import MAX_TAPS, Matches, Pairing
-from telemetry.wire.quality import Doubles, Quality, judge
-from telemetry.wire.tap import METRICS, STAT_CODE, Detail, Tap, add_seconds
+from telemetry.wire.quality import MARKS, Doubles, Marks, Quality, judge
+from telemetry.wire.tap import METRICS, STAT_CODE, Codes, Detail, Tap
 from telemetry.wire.windows import SECOND, STATS, Windows
 
 if TYPE_CHECKING:
     from telemetry.capture.columns import Packets
 
-__all__ = ["Clock", "WireReport", "wire_events"]
+__all__ = ["Clock", "Run", "WireReport", "wire_events"]
 
-_LATENCY, _LOST = len(METRICS), len(METRICS) + 1
+_LATENCY, _LOST, _MARK = len(METRICS), len(METRICS) + 1, len(METRICS) + 2
 _PAIR_METRICS: Final = {_LATENCY: "wire_latency_ns", _LOST: "wire_lost_packets"}
+_LATENCIES: Final = Codes([_LATENCY])
 _FAR: Final = np.iinfo(np.int64).max
 
 
@@ -66,7 +67,7 @@ class WireReport:
 class _Stream:
     """One tap's packets, reduced to what pairing needs, batch by batch."""
 
-    def __init__(self, number: int, packets: Iterator[Packets]) -> None:
+    def __init__(self, number: int, packets: Iterator[Packets | None], stats: CaptureStats) -> None:
         self.number = number
         self.packets = packets
         self.time = NULL
@@ -74,6 +75,7 @@ class _Stream:
         self.done = False
         self.held: list[Int64] = []
         self.doubles = Doubles()
+        self.marks = Marks(stats)
 
 
 def wire_events(
@@ -128,16 +130,25 @@ def wire_events(
         raise InputError(f"captures: expected 1 to {MAX_TAPS} taps, got {len(captures)}")
     if detail == "windows":
         window_ns = SECOND
-    run = _Run(
-        captures, host, window_ns, timeout_ns, hash_bytes, formats, clocks or {}, detail, batch_rows, report, tee
-    )
-    yield from run.events()
+    report = WireReport() if report is None else report
+    packets: dict[str, Iterator[Packets | None]] = {
+        tap: read_packets(files, batch_rows=batch_rows, stats=report.stats.setdefault(tap, CaptureStats()))
+        for tap, files in captures.items()
+    }
+    run = Run(packets, host, window_ns, timeout_ns, hash_bytes, formats, clocks or {}, detail, report, tee)
+    yield from (events for events in run.events() if events is not None)
 
 
-class _Run:
+class Run:
+    """One analysis of one or more taps: see `wire_events`; `telemetry.wire.live` keeps one going.
+
+    `packets` are batches by tap; None among them says that nothing more has come yet. Of all that happened before
+    `settled_ns` the events have been given out.
+    """
+
     def __init__(
         self,
-        captures: Mapping[str, CaptureInput | Sequence[CaptureInput]],
+        packets: Mapping[str, Iterator[Packets | None]],
         host: str,
         window_ns: Nanos,
         timeout_ns: Nanos,
@@ -145,87 +156,108 @@ class _Run:
         formats: Mapping[str, str] | None,
         clocks: Mapping[str, Clock],
         detail: Detail,
-        batch_rows: int,
-        report: WireReport | None,
+        report: WireReport,
         tee: Callable[[str, Packets], None] | None,
     ) -> None:
-        self.report = report if report is not None else WireReport()
+        self.report = report
         self.tee = tee
         self.flows = FlowTable()
         self.collector = Collector(self._key)
         self.host, self.timeout_ns, self.hash_bytes = host, timeout_ns, hash_bytes
-        self.clocks = [clocks.get(tap, Clock()) for tap in captures]
+        self.clocks = [clocks.get(tap, Clock()) for tap in packets]
         self.taps: list[Tap] = []
         self.streams: list[_Stream] = []
-        for number, (name, source) in enumerate(captures.items()):
+        for number, (name, batches) in enumerate(packets.items()):
             stats = self.report.stats.setdefault(name, CaptureStats())
             tap = Tap(name, host, number, self.flows, self.collector, window_ns, formats, detail)
             self.report.taps[name] = tap
             self.taps.append(tap)
-            self.streams.append(_Stream(number, read_packets(source, batch_rows=batch_rows, stats=stats)))
-        self.pairing = Pairing(len(captures), timeout_ns) if len(captures) > 1 else None
+            self.streams.append(_Stream(number, batches, stats))
+        self.pairing = Pairing(len(packets), timeout_ns) if len(packets) > 1 else None
         self.window_ns = window_ns
+        self.settled_ns: Nanos = NULL
         self._told: dict[int, int] = {}
         self._windows = Windows(1, (0,)) if detail == "windows" else None
 
-    def events(self) -> Iterator[Events]:
+    @property
+    def read_ns(self) -> Nanos:
+        """The latest time of any packet read so far."""
+        return max(s.time for s in self.streams)
+
+    def events(self) -> Iterator[Events | None]:
+        """Yield events in time order; None where `settled_ns` has moved on or a capture has nothing more for now."""
         given = NULL  # sorting and naming cost by the time they are done: once a window is enough
         while True:
             stream = min((s for s in self.streams if not s.done), key=lambda s: (s.time, s.number), default=None)
             if stream is None:
                 break
-            self._read(stream)
+            if not self._read(stream):
+                yield None
+                continue
             if self.pairing is not None:
                 self._pair(min(s.time if not s.done else _FAR for s in self.streams))
             low = min((s.time for s in self.streams if not s.done), default=NULL)
             if low != NULL and (given == NULL or low - given >= self.window_ns):
                 given = low
                 yield from self.collector.drain(low - self.timeout_ns)
+                self.settled_ns = low - self.timeout_ns
+                yield None
         for tap in self.taps:
             tap.finish()
         if self.pairing is not None:
             self._pair(_FAR)
             if self._windows is not None:
-                add_seconds(self.collector, _LATENCY, (last := self._windows.finish()[0])[:, 1], last)
+                _LATENCIES.add_seconds(self.collector, self._windows.finish()[0], 1, 0)
             self._losses(self.pairing.expire())
             self.report.pairing = self.pairing.counts
+        for stream in self.streams:
+            self._marked(stream, stream.marks.finish())
         yield from self.collector.drain()
         self._conclude()
 
-    def _read(self, stream: _Stream) -> None:
-        """Take one batch of a tap."""
-        packets = next(stream.packets, None)
+    def _read(self, stream: _Stream) -> bool:
+        """Take one batch of a tap; False if nothing has come yet."""
         number = stream.number
-        if packets is None:
+        try:
+            packets = next(stream.packets)
+        except StopIteration:
             stream.done = True
             if self.pairing is not None and stream.time != NULL:
                 self.pairing.end(number, stream.time)
-            return
+            return True
+        if packets is None:
+            return False
         if self.tee is not None:
             self.tee(self.taps[number].name, packets)
         flow = self.flows.assign(packets)
         time = self.clocks[number].correct(packets.time_ns)
         self.taps[number].push(packets, flow, time)
-        timed = time != NULL
-        if not timed.any():
-            return
-        first = stream.time == NULL
-        key = np.maximum.accumulate(np.where(timed, time, NULL))
-        key = np.maximum(key, stream.time)
-        if self.pairing is not None and first:
-            self.pairing.begin(number, int(time[timed][0]))
+        high = int(time.max(initial=NULL))
+        if high == NULL:
+            return True  # not one of them has a time
+        if self.pairing is not None and stream.time == NULL:
+            self.pairing.begin(number, int(time[time != NULL][0]))
+        doubled = None
         if self.pairing is not None or self._windows is None:
             fp, valid, snapped = fingerprints(packets, self.hash_bytes)
             name = self.taps[number].name
             self.report.snapped_unpaired[name] = self.report.snapped_unpaired.get(name, 0) + snapped
-            stream.doubles.push(fp, valid, packets.time_ns)
+            doubled = stream.doubles.push(fp, valid, packets.time_ns)
             self.report.doubles[name] = stream.doubles.count
             if self.pairing is not None:
-                keep = valid & timed & (flow >= 0)
+                keep = valid & (time != NULL) & (flow >= 0)
+                key = np.maximum.accumulate(np.maximum(time, stream.time))
                 tap = np.full(int(keep.sum()), number, np.int64)
                 columns = (fp.view(np.int64)[keep], time[keep], key[keep], tap, flow[keep], packets.ttl[keep])
                 stream.held.append(np.stack([c.astype(np.int64) for c in columns]))
-        stream.time = int(key[-1])
+        self._marked(stream, stream.marks.push(packets, time, max(stream.time, high), doubled))
+        stream.time = max(stream.time, high)
+        return True
+
+    def _marked(self, stream: _Stream, rows: Int64) -> None:
+        for mark in np.unique(rows[:, 0]).tolist():
+            part = rows[rows[:, 0] == mark]
+            self.collector.add(_MARK + mark, np.full(len(part), stream.number), part[:, 1], part[:, 2])
 
     def _pair(self, before: Nanos) -> None:
         """Match what lies before a time that all taps have reached, in one deterministic order."""
@@ -253,7 +285,7 @@ class _Run:
         else:
             rows = np.stack([np.zeros_like(ids), ids, latency.time_ns, latency.value], axis=1)
             _, seconds, _ = self._windows.push(rows, self.flows.count * 64)
-            add_seconds(self.collector, _LATENCY, seconds[:, 1], seconds)
+            _LATENCIES.add_seconds(self.collector, seconds, 1, 0)
         self._zeros(latency)
         self._losses(lost)
 
@@ -279,6 +311,8 @@ class _Run:
 
     def _key(self, code: int, number: int) -> SeriesKey:
         stat, base = divmod(code, STAT_CODE)
+        if base >= _MARK:
+            return SeriesKey.of(self.host, MARKS[base - _MARK], tap=self.taps[number].name)
         if base < len(METRICS):
             return self.taps[number % 64].key(code, number // 64)
         flow, pair = divmod(number, 64)
