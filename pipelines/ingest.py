@@ -20,6 +20,7 @@ from telemetry.errors import InputError, TailwatchError
 from telemetry.labfolder import LabFolder, is_lab_folder
 from telemetry.types import Events, SeriesKey
 from telemetry.wire.hops import Hop, HopTable
+from telemetry.wire.quality import MARKS
 
 if TYPE_CHECKING:
     from telemetry.wire.taps import WireReport
@@ -256,23 +257,19 @@ def _captures(
 
 
 def _marks(host: str, report: WireReport, seen_ns: int) -> Events:
-    """What lowers confidence in a capture, as events at its end: they stay with the data."""
-    keys, times, values = [], [], []
+    """Zeros at the end of a capture: what would lower confidence in it was looked for, and there was none."""
+    keys, times = [], []
     for tap, stats in report.stats.items():
         if stats.packets == 0 or stats.last_ns <= 0:
             continue
-        for metric, value in (
-            ("capture_drops", stats.dropped),
-            ("capture_damages", stats.damage_count),
-            ("capture_snapped_packets", stats.snapped),
-            ("capture_steps_back", stats.backwards),
-        ):
-            keys.append(SeriesKey.of(host, metric, tap=tap))
-            times.append(stats.last_ns)
-            values.append(value)
+        counts = (stats.dropped, stats.damage_count, stats.snapped, stats.backwards, report.doubles.get(tap, 1))
+        for metric, count in zip(MARKS, counts, strict=True):
+            if not count:
+                keys.append(SeriesKey.of(host, metric, tap=tap))
+                times.append(stats.last_ns)
     series = np.arange(len(keys), dtype=np.int64)
     at = np.array(times, np.int64)
-    return Events(tuple(keys), series, at, np.full(len(at), max([seen_ns, *times])), np.array(values, np.int64))
+    return Events(tuple(keys), series, at, np.full(len(at), max([seen_ns, *times])), np.zeros(len(at), np.int64))
 
 
 def _notes(report: WireReport) -> tuple[str, ...]:
