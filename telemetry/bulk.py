@@ -95,8 +95,12 @@ class BulkLoad:
         if not len(events):
             return
         if events.keys is not self._batch_keys:
+            known = len(self._batch_keys)
+            if events.keys[:known] != self._batch_keys:  # usually they only grow at the end
+                known = 0
+            fresh = np.array([self._code(k) for k in events.keys[known:]], np.int32)
+            self._batch_codes = np.concatenate([self._batch_codes[:known], fresh])
             self._batch_keys = events.keys
-            self._batch_codes = np.array([self._code(k) for k in events.keys], np.int32)
         code = self._batch_codes[events.series]
         rows = Columns(code, events.time_ns, events.seen_ns, self._arrival(events), events.value.view(np.int64))
         try:
@@ -138,9 +142,8 @@ class BulkLoad:
         same = self._same.get(id(key))
         if same is not None and self._keys[same] is key:
             return same
-        code = self._codes.get(key)
-        if code is None:
-            code = self._codes[key] = len(self._keys)
+        code = self._codes.setdefault(key, len(self._keys))
+        if code == len(self._keys):
             self._keys.append(key)
             self._same[id(key)] = code
         return code

@@ -69,6 +69,9 @@ def part(text: str) -> str:
 
 def labels_text(labels: tuple[tuple[str, str], ...]) -> str:
     """Write labels as ``name="value",...`` (the text that lies in the files)."""
+    text = ",".join([f'{k}="{v}"' for k, v in labels])
+    if text.count('"') == 2 * len(labels) and "\\" not in text and "\n" not in text:
+        return text
     return ",".join(
         '{}="{}"'.format(k, v.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")) for k, v in labels
     )

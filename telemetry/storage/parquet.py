@@ -8,7 +8,7 @@ order by one scatter instead of a sort; `arrival` is the rank among rows of equa
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -93,8 +93,8 @@ class FileWriter:
         import pyarrow.parquet as pq
 
         self._keys = keys
-        self._used: set[int] = set()
-        self._host = ""
+        self._metrics = _Texts(keys, lambda key: key.metric)
+        self._labels = _Texts(keys, lambda key: labels_text(key.labels))
         text = pa.dictionary(pa.int32(), pa.string())
         self._schema = pa.schema(
             [
@@ -126,7 +126,7 @@ class FileWriter:
 
     @property
     def metrics(self) -> list[str]:
-        return sorted({self._keys[c].metric for c in self._used})
+        return sorted({key.metric for key in self._metrics.used()})
 
     def write(self, rows: Columns) -> None:
         """Append one row group."""
@@ -144,20 +144,11 @@ class FileWriter:
         n = len(rows)
         starts = np.concatenate(([0], np.flatnonzero(np.diff(rows.code)) + 1))
         lengths = np.diff(np.append(starts, n))
-        metrics: dict[str, int] = {}
-        labels: dict[str, int] = {}
-        metric_of = np.empty(len(starts), np.int32)
-        labels_of = np.empty(len(starts), np.int32)
-        for i, code in enumerate(rows.code[starts].tolist()):
-            key = self._keys[code]
-            metric_of[i] = metrics.setdefault(_text(key.metric), len(metrics))
-            labels_of[i] = labels.setdefault(_text(labels_text(key.labels)), len(labels))
-            self._used.add(code)
-            self._host = key.host
+        codes = rows.code[starts]
         table = pa.Table.from_arrays(
             [
-                pa.DictionaryArray.from_arrays(_arrow(np.repeat(metric_of, lengths)), _strings(metrics)),
-                pa.DictionaryArray.from_arrays(_arrow(np.repeat(labels_of, lengths)), _strings(labels)),
+                self._metrics.column(codes, lengths),
+                self._labels.column(codes, lengths),
                 _arrow(rows.time_ns),
                 _arrow(rows.seen_ns),
                 _arrow(rows.arrival.astype(np.int32)),
@@ -174,8 +165,39 @@ class FileWriter:
         self.time_max = max(self.time_max, int(rows.time_ns.max()))
 
     def close(self) -> None:
-        self._file.add_key_value_metadata({"tailwatch.host": json.dumps(self._host)})
+        host = next((key.host for key in self._metrics.used()), "")
+        self._file.add_key_value_metadata({"tailwatch.host": json.dumps(host)})
         self._file.close()
+
+
+class _Texts:
+    """A column of texts by series: each text is made once a file, a row group's dictionary is picked from them."""
+
+    def __init__(self, keys: Sequence[SeriesKey], text: Callable[[SeriesKey], str]) -> None:
+        self._keys, self._text = keys, text
+        self._number = np.empty(0, np.int32)  # of the text of each code; -1: not met yet
+        self._numbers: dict[bytes, int] = {}
+        self._texts: list[bytes] = []
+
+    def used(self) -> list[SeriesKey]:
+        """The series met so far."""
+        return [self._keys[c] for c in np.flatnonzero(self._number >= 0).tolist()]
+
+    def column(self, codes: NDArray[np.int32], lengths: Int64) -> Any:
+        """The texts of `codes`, each as many times as its length says."""
+        import pyarrow as pa
+
+        if len(self._keys) > len(self._number):
+            more = np.full(2 * len(self._keys) - len(self._number), -1, np.int32)
+            self._number = np.concatenate([self._number, more])
+        for code in codes[self._number[codes] < 0].tolist():
+            text = self._text(self._keys[code]).encode("utf-8", "replace")
+            self._number[code] = number = self._numbers.setdefault(text, len(self._texts))
+            if number == len(self._texts):
+                self._texts.append(text)
+        chosen, index = np.unique(self._number[codes], return_inverse=True)
+        texts = _strings([self._texts[t] for t in chosen.tolist()])
+        return pa.DictionaryArray.from_arrays(_arrow(np.repeat(index.astype(np.int32), lengths)), texts)
 
 
 def read_file(
@@ -255,10 +277,9 @@ def _arrow(values: NDArray[Any]) -> Any:
     return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
 
 
-def _strings(values: Iterable[str]) -> Any:
+def _strings(encoded: Sequence[bytes]) -> Any:
     import pyarrow as pa
 
-    encoded = [v.encode() for v in values]
     offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
     return pa.StringArray.from_buffers(len(encoded), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded)))
 
@@ -316,10 +337,6 @@ def _texts(array: Any) -> list[str]:
     ends = np.frombuffer(where, np.int32, len(array) + 1, array.offset * 4).tolist()
     text = data.to_pybytes() if data is not None else b""
     return [text[lo:hi].decode() for lo, hi in pairwise(ends)]
-
-
-def _text(value: str) -> str:
-    return value.encode("utf-8", "replace").decode()
 
 
 def _line(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
@@ -24,7 +24,7 @@ from telemetry.wire.windows import STATS, Windows
 if TYPE_CHECKING:
     from telemetry.capture.columns import Packets
 
-__all__ = ["METRICS", "STAT_CODE", "Detail", "Tap", "add_seconds"]
+__all__ = ["METRICS", "STAT_CODE", "Codes", "Detail", "Tap"]
 
 Detail = Literal["packets", "windows"]
 """One event for each measurement, or windows of a second (per flow) and a millisecond (per tap)."""
@@ -54,7 +54,6 @@ _FEED_METRICS: Final = {
     fk.PACKETS: "feed_packets",
     fk.LOST_BOTH: "feed_lost_packets",
 }
-_TCP_NAMES: Final = {kind: _TCP_METRICS[event] for kind, event in enumerate(EVENTS)}
 METRICS: Final = (
     *(_TCP_METRICS[e] for e in EVENTS), *_FEED_METRICS.values(), "wire_packets", "wire_bytes", "burst_peak_bytes",
     "tick_to_trade_ns",
@@ -62,10 +61,43 @@ METRICS: Final = (
 _CODE: Final = {name: i for i, name in enumerate(METRICS)}
 _EACH_MS: Final = ("tcp_rtt_ns", "ab_skew_ns", "feed_delay_ns")
 """Of these a whole tap's count and maximum per millisecond are kept."""
-_TRADE: Final = {0: "tick_to_trade_ns"}
 STAT_CODE: Final = 1000
 """Codes from here on: a metric's windows. ``STAT_CODE * (1 + stat) + code``; stat `_MS` + 0 or 1 is per millisecond."""
 _MS: Final = len(STATS)
+
+
+class Codes:
+    """Metric codes of an analyser's kinds of row (-1: not told), and of the windows of each.
+
+    Parameters
+    ----------
+    codes : sequence of int
+    each_ms : sequence of int
+        Those whose milliseconds are told.
+    """
+
+    def __init__(self, codes: Sequence[int], each_ms: Sequence[int] = ()) -> None:
+        self.each = np.array(codes, np.int64)
+        self._seconds = [np.where(self.each < 0, -1, STAT_CODE * (s + 1) + self.each) for s in range(_MS)]
+        told = np.isin(self.each, each_ms)
+        self._ms = [np.where(told, STAT_CODE * (_MS + s) + self.each, -1) for s in (1, 2)]
+
+    def add_seconds(self, to: Collector, rows: Int64, scale: int, offset: int) -> None:
+        """Add windows (kind, id, end, count, mean, p50, p99, max)."""
+        for value, codes in enumerate(self._seconds, 3):
+            to.add_rows(rows, codes, scale=scale, offset=offset, later=-1, value=value)
+
+    def add_ms(self, to: Collector, rows: Int64, tap: int) -> None:
+        """Add windows of a whole tap (kind, end, count, max)."""
+        for value, codes in enumerate(self._ms, 2):
+            to.add_rows(rows, codes, scale=0, offset=tap, time=1, later=-1, value=value)
+
+
+_TCP: Final = Codes([_CODE[_TCP_METRICS[event]] for event in EVENTS], [_CODE[m] for m in _EACH_MS])
+_FEED: Final = Codes(
+    [_CODE[_FEED_METRICS[c]] if c in _FEED_METRICS else -1 for c in range(fk.STARTED + 1)], [_CODE[m] for m in _EACH_MS]
+)
+_TRADE: Final = Codes([_CODE["tick_to_trade_ns"]])
 _RARE_TCP: Final = ("tcp_retransmissions", "tcp_zero_windows", "tcp_resets", "tcp_duplicate_acks")
 _RARE_FEED: Final = ("feed_gap_packets", "feed_reordered_packets", "feed_duplicate_packets", "feed_resets")
 
@@ -121,14 +153,18 @@ class Tap:
         tcp = self.tcp.push(packets, flow)
         if self._tcp_windows is not None:
             tcp, seconds, ms = self._tcp_windows.push(tcp, self.flows.count)
-            self._windowed(_TCP_NAMES, seconds, ms)
-        self._tcp_rows(tcp)
+            self._windowed(_TCP, seconds, ms)
+        self._add_rows(tcp, _TCP)
         feed = self.feeds.push(packets, flow).rows
         if self._feed_windows is not None:
             feed, seconds, ms = self._feed_windows.push(feed, self.feeds.streams)
-            self._windowed(_FEED_METRICS, seconds, ms)
+            self._windowed(_FEED, seconds, ms)
         self._feed_rows(feed)
-        self._trade_rows(self.trade.push(packets, flow))
+        trade = self.trade.push(packets, flow)
+        if self._trade_windows is not None:
+            trade, seconds, ms = self._trade_windows.push(trade, self.flows.count)
+            self._windowed(_TRADE, seconds, ms)
+        self._add_rows(trade, _TRADE)
         self._window_rows(self.throughput.push(time_ns, flow, packets.wire_len, self.flows.count))
         if self._link is not None:
             self._link_rows(self._link.push(time_ns, packets.wire_len))
@@ -139,11 +175,11 @@ class Tap:
         feed = self.feeds.finish().rows
         if self._feed_windows is not None:
             feed, seconds, ms = self._feed_windows.push(feed, self.feeds.streams)
-            self._windowed(_FEED_METRICS, seconds, ms)
-            self._windowed(_FEED_METRICS, *self._feed_windows.finish())
+            self._windowed(_FEED, seconds, ms)
+            self._windowed(_FEED, *self._feed_windows.finish())
         self._feed_rows(feed)
         if self._tcp_windows is not None:
-            self._windowed(_TCP_NAMES, *self._tcp_windows.finish())
+            self._windowed(_TCP, *self._tcp_windows.finish())
         if self._trade_windows is not None:
             self._windowed(_TRADE, *self._trade_windows.finish())
         self._window_rows(self.throughput.finish())
@@ -172,20 +208,12 @@ class Tap:
         feed = self.feeds.pair_name(number) if pair else self.feeds.name(number)
         return SeriesKey(self.host, metric, (("feed", feed), *told, ("tap", self.name), *window))
 
-    def _tcp_rows(self, rows: Int64) -> None:
-        for kind in np.flatnonzero(np.bincount(rows[:, 0])).tolist():
-            part = rows[rows[:, 0] == kind]
-            self._add(_TCP_NAMES[kind], part[:, 1], part[:, 2], part[:, 3])
-
     def _feed_rows(self, rows: Int64) -> None:
-        for code in np.flatnonzero(np.bincount(rows[:, 0])).tolist():
-            if code == fk.STARTED:
-                continue
-            part = rows[rows[:, 0] == code]
-            self._add(_FEED_METRICS[code], part[:, 1], part[:, 2], part[:, 3])
-            if code == fk.PACKETS:
-                for rare in _RARE_FEED:
-                    self._add(rare, part[:, 1], part[:, 2], np.zeros(len(part), np.int64))
+        self._add_rows(rows, _FEED)
+        looked = rows[rows[:, 0] == fk.PACKETS]
+        if len(looked):
+            for rare in _RARE_FEED:
+                self._add(rare, looked[:, 1], looked[:, 2], 0)
 
     def _window_rows(self, rows: Int64) -> None:
         if not len(rows):
@@ -197,17 +225,10 @@ class Tap:
         tcp = np.zeros(len(flow), np.bool_)
         tcp[flow >= 0] = (self.flows.keys[flow[flow >= 0], 4] >> np.uint64(48)) == 6
         for rare in _RARE_TCP:
-            self._add(rare, flow[tcp], at[tcp], np.zeros(int(tcp.sum()), np.int64))
+            self._add(rare, flow[tcp], at[tcp], 0)
 
     def _peak_rows(self, rows: Int64) -> None:
         self._add("burst_peak_bytes", rows[:, 0], rows[:, 1] - 1, rows[:, 2])
-
-    def _trade_rows(self, rows: Int64) -> None:
-        if self._trade_windows is not None:
-            _, seconds, ms = self._trade_windows.push(rows, self.flows.count)
-            self._windowed(_TRADE, seconds, ms)
-        else:
-            self._add(_TRADE[0], rows[:, 1], rows[:, 2], rows[:, 3])
 
     def _link_rows(self, rows: Int64) -> None:
         """Packets and bytes of the whole tap, per millisecond."""
@@ -215,26 +236,12 @@ class Tap:
         for column, metric in ((1, "wire_packets"), (2, "wire_bytes")):
             self._collector.add(STAT_CODE * (_MS + 1) + _CODE[metric], none, rows[:, 0] - 1, rows[:, column])
 
-    def _windowed(self, names: Mapping[int, str], seconds: Int64, ms: Int64) -> None:
-        if not len(seconds) and not len(ms):
-            return
-        for kind, metric in names.items():
-            if len(seconds):
-                part = seconds[seconds[:, 0] == kind]
-                add_seconds(self._collector, _CODE[metric], part[:, 1] * 64 + self.number, part)
-            if len(ms) and metric in _EACH_MS:
-                part = ms[ms[:, 0] == kind]
-                whole = np.zeros(len(part), np.int64) + self.number
-                for stat, column in ((1, 2), (2, 3)):
-                    self._collector.add(
-                        STAT_CODE * (_MS + stat) + _CODE[metric], whole, part[:, 1] - 1, part[:, column]
-                    )
+    def _windowed(self, codes: Codes, seconds: Int64, ms: Int64) -> None:
+        codes.add_seconds(self._collector, seconds, 64, self.number)
+        codes.add_ms(self._collector, ms, self.number)
 
-    def _add(self, metric: str, numbers: Int64, time_ns: Int64, value: Int64) -> None:
+    def _add_rows(self, rows: Int64, codes: Codes) -> None:
+        self._collector.add_rows(rows, codes.each, scale=64, offset=self.number)
+
+    def _add(self, metric: str, numbers: Int64, time_ns: Int64, value: Int64 | int) -> None:
         self._collector.add(_CODE[metric], numbers * 64 + self.number, time_ns, value)
-
-
-def add_seconds(collector: Collector, code: int, ids: Int64, rows: Int64) -> None:
-    """Add the windows of one metric: `rows` (kind, id, end, count, mean, p50, p99, max)."""
-    for stat in range(len(STATS)):
-        collector.add(STAT_CODE * (stat + 1) + code, ids, rows[:, 2] - 1, rows[:, 3 + stat])

@@ -20,6 +20,7 @@ SECOND: Final = 1_000_000_000
 MILLISECOND: Final = 1_000_000
 STATS: Final = ("count", "mean", "p50", "p99", "max")
 
+_STRETCHES: Final = 2048
 _NULL: Final = np.iinfo(np.int64).min
 _C_SECOND, _C_SERIES, _C_SAMPLES, _C_RARE, _C_MS_ROWS = range(5)
 
@@ -52,48 +53,94 @@ def select(a, lo, hi, k):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _take(start, rows, often, clock, lookup, names, sid, value, ms, ms_out, rare):  # type: ignore[no-untyped-def]
-    """Take rows (kind, id, time, value, ...) from `start`; stop where a second ends. Returns the next row."""
-    width = rows.shape[1]
-    for i in range(start, len(rows)):
-        kind = rows[i, 0]
-        o = often[kind]
-        if o < 0:
-            for c in range(width):
-                rare[clock[_C_RARE], c] = rows[i, c]
-            clock[_C_RARE] += 1
-            continue
-        t, v, one = rows[i, 2], rows[i, 3], rows[i, 1]
-        second = t // SECOND
-        if second > clock[_C_SECOND] and clock[_C_SECOND] != _NULL and clock[_C_SAMPLES] > 0:
-            return i
-        if clock[_C_SAMPLES] == len(sid):
-            return i
-        clock[_C_SECOND] = max(clock[_C_SECOND], second)
-        s = lookup[o, one]
-        if s < 0:
-            s = np.int32(clock[_C_SERIES])
-            lookup[o, one] = s
-            names[s, 0], names[s, 1] = kind, one
-            clock[_C_SERIES] += 1
-        sid[clock[_C_SAMPLES]] = s
-        value[clock[_C_SAMPLES]] = v
-        clock[_C_SAMPLES] += 1
-        m = t // MILLISECOND
-        if m != ms[o, 0]:
-            if ms[o, 1] > 0:
-                k = clock[_C_MS_ROWS]
-                ms_out[k, 0], ms_out[k, 1] = kind, (ms[o, 0] + 1) * MILLISECOND
-                ms_out[k, 2], ms_out[k, 3] = ms[o, 1], ms[o, 2]
-                clock[_C_MS_ROWS] += 1
-            ms[o, 0], ms[o, 1], ms[o, 2] = m, 0, v
-        ms[o, 1] += 1
-        ms[o, 2] = max(ms[o, 2], v)
-    return len(rows)
+def _two_ranks(a, lo, hi, low, high, least, top, hist, spare):  # type: ignore[no-untyped-def]
+    """The values at places `low` <= `high` (from 0) of ``a[lo:hi]`` in order; all lie in ``[least, top]``.
+
+    One pass counts equal stretches of the range, one gathers what shares a stretch with either place: no branch
+    that is hard to foretell.
+    """
+    base = np.uint64(least)
+    span = np.uint64(top) - base
+    shift = np.uint64(0)
+    most = np.uint64(min(len(hist), 2 * (hi - lo)))
+    while (span >> shift) >= most:
+        shift += np.uint64(1)
+    for b in range(np.int64(span >> shift) + 1):
+        hist[b] = 0
+    for i in range(lo, hi):
+        hist[(np.uint64(a[i]) - base) >> shift] += 1
+    before = np.int64(0)
+    b = 0
+    while before + hist[b] <= low:
+        before += hist[b]
+        b += 1
+    low_at, low_in = np.uint64(b), low - before
+    while before + hist[b] <= high:
+        before += hist[b]
+        b += 1
+    high_at, high_in = np.uint64(b), high - before
+    n, end = 0, len(spare)
+    for i in range(lo, hi):
+        at = (np.uint64(a[i]) - base) >> shift
+        if at == low_at:
+            spare[n] = a[i]
+            n += 1
+        elif at == high_at:
+            end -= 1
+            spare[end] = a[i]
+    if low_at == high_at:
+        second = select(spare, 0, n, high_in)
+        return select(spare, 0, high_in + 1, low_in), second
+    return select(spare, 0, n, low_in), select(spare, end, len(spare), end + high_in)
 
 
 @njit(cache=True, nogil=True)
-def _close(clock, sid, value, counts, sorted_values, out):  # type: ignore[no-untyped-def]
+def _take(start, rows, often, clock, lookup, names, sid, value, ms, ms_out, rare):  # type: ignore[no-untyped-def]
+    """Take rows (kind, id, time, value, ...) from `start`; stop where a second ends. Returns the next row."""
+    width = rows.shape[1]
+    samples, series, rares, ms_rows = clock[_C_SAMPLES], clock[_C_SERIES], clock[_C_RARE], clock[_C_MS_ROWS]
+    end = (clock[_C_SECOND] + 1) * SECOND if clock[_C_SECOND] != _NULL else _NULL
+    at = start
+    while at < len(rows):
+        kind = rows[at, 0]
+        o = often[kind]
+        if o < 0:
+            for c in range(width):
+                rare[rares, c] = rows[at, c]
+            rares += 1
+            at += 1
+            continue
+        one, t, v = rows[at, 1], rows[at, 2], rows[at, 3]
+        if t >= end:
+            if samples > 0:
+                break
+            clock[_C_SECOND] = t // SECOND
+            end = (clock[_C_SECOND] + 1) * SECOND
+        if samples == len(sid):
+            break
+        s = lookup[o, one]
+        if s < 0:
+            s = np.int32(series)
+            lookup[o, one] = s
+            names[s, 0], names[s, 1] = kind, one
+            series += 1
+        sid[samples], value[samples] = s, v
+        samples += 1
+        if ms[o, 1] == 0 or t >= ms[o, 0] or t < ms[o, 0] - MILLISECOND:
+            if ms[o, 1] > 0:
+                ms_out[ms_rows, 0], ms_out[ms_rows, 1] = kind, ms[o, 0]
+                ms_out[ms_rows, 2], ms_out[ms_rows, 3] = ms[o, 1], ms[o, 2]
+                ms_rows += 1
+            ms[o, 0], ms[o, 1], ms[o, 2] = (t // MILLISECOND + 1) * MILLISECOND, 0, v
+        ms[o, 1] += 1
+        ms[o, 2] = max(ms[o, 2], v)
+        at += 1
+    clock[_C_SAMPLES], clock[_C_SERIES], clock[_C_RARE], clock[_C_MS_ROWS] = samples, series, rares, ms_rows
+    return at
+
+
+@njit(cache=True, nogil=True)
+def _close(clock, sid, value, counts, sorted_values, spare, hist, out):  # type: ignore[no-untyped-def]
     """The second's samples by series: rows (series, end, count, mean, p50, p99, max)."""
     n, series = clock[_C_SAMPLES], clock[_C_SERIES]
     for s in range(series + 1):
@@ -113,14 +160,15 @@ def _close(clock, sid, value, counts, sorted_values, out):  # type: ignore[no-un
         if hi > lo:
             m = hi - lo
             total = 0.0
-            top = sorted_values[lo]
+            least = top = sorted_values[lo]
             for i in range(lo, hi):
                 total += sorted_values[i]
+                least = min(least, sorted_values[i])
                 top = max(top, sorted_values[i])
             # Nearest rank: the smallest sample that at least p of all do not exceed.
-            high = lo + (99 * m + 99) // 100 - 1
-            p99 = select(sorted_values, lo, hi, high)
-            p50 = select(sorted_values, lo, high + 1, lo + (m + 1) // 2 - 1)
+            p50, p99 = _two_ranks(
+                sorted_values, lo, hi, (m + 1) // 2 - 1, (99 * m + 99) // 100 - 1, least, top, hist, spare
+            )
             out[k, 0], out[k, 1], out[k, 2] = s, (clock[_C_SECOND] + 1) * SECOND, m
             out[k, 3], out[k, 4], out[k, 5], out[k, 6] = np.int64(np.rint(total / m)), p50, p99, top
             k += 1
@@ -149,8 +197,8 @@ class Windows:
         self._names = np.zeros((256, 2), np.int64)
         self._sid = np.zeros(1 << 16, np.int32)
         self._value = np.zeros(1 << 16, np.int64)
-        self._ms = np.zeros((len(often), 3), np.int64)
-        self._ms[:, 0] = _NULL
+        self._ms = np.zeros((len(often), 3), np.int64)  # end, count, most of the open one
+        self._hist = np.zeros(_STRETCHES, np.int32)
 
     def push(self, rows: Int64, ids: int) -> tuple[Int64, Int64, Int64]:
         """Take rows (kind, id, time, value, ...), ids below `ids`.
@@ -194,7 +242,7 @@ class Windows:
     def finish(self) -> tuple[Int64, Int64]:
         """Close what is open; return (seconds, milliseconds)."""
         open_ms = [
-            [self._kinds[o], (m + 1) * MILLISECOND, n, top] for o, (m, n, top) in enumerate(self._ms.tolist()) if n > 0
+            [self._kinds[o], end, count, top] for o, (end, count, top) in enumerate(self._ms.tolist()) if count > 0
         ]
         return self._close(), np.array(open_ms, np.int64).reshape(-1, 4)
 
@@ -202,7 +250,8 @@ class Windows:
         n, series = int(self._clock[_C_SAMPLES]), int(self._clock[_C_SERIES])
         out = np.empty((series, 7), np.int64)
         counts = np.empty(series + 1, np.int64)
-        k = _close(self._clock, self._sid, self._value, counts, np.empty(n, np.int64), out)
+        ordered, spare = np.empty(n, np.int64), np.empty(n, np.int64)
+        k = _close(self._clock, self._sid, self._value, counts, ordered, spare, self._hist, out)
         named = np.empty((k, 8), np.int64)
         named[:, :2] = self._names[out[:k, 0]]
         named[:, 2:] = out[:k, 1:]
