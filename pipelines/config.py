@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -36,9 +36,12 @@ class Scoring(Struct, frozen=True):
     """
 
     detectors: list[str] = []
-    checkpoint_s: float = 60.0
+    checkpoint_s: Annotated[float, msgspec.Meta(gt=0)] = 60.0
     expected: str = ""
     bypass: list[str] = []
+    max_series: Annotated[int, msgspec.Meta(ge=1)] = 50_000
+    keep_days: Annotated[float, msgspec.Meta(gt=0)] = 90.0
+    keep_evidence_days: Annotated[float, msgspec.Meta(gt=0)] = 7.0
 
 
 class Alertmanager(Struct, frozen=True):
@@ -63,7 +66,7 @@ class Sinks(Struct, frozen=True):
     alertmanager: Alertmanager | None = None
     webhook: Webhook | None = None
     apprise: list[str] = []
-    max_per_minute: int = 60
+    max_per_minute: Annotated[int, msgspec.Meta(ge=1)] = 60
 
 
 class Http(Struct, frozen=True):
@@ -75,11 +78,29 @@ class Http(Struct, frozen=True):
     tls_key: str = ""
 
 
+class Log(Struct, frozen=True):
+    """What jobs say on stderr: `format` is "text", "json" or "auto" (text on a terminal, else JSON)."""
+
+    format: Literal["auto", "text", "json"] = "auto"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
 class Kafka(Struct, frozen=True):
     """A topic that `watch` takes in. `settings` are the client's (values may name `env:VARIABLE`)."""
 
     topic: str
     settings: dict[str, str] = {}
+
+
+class Captures(Struct, frozen=True):
+    """Captures that `watch` follows, by the name of their tap: a growing file, a folder or glob of a rotated set, a
+    named pipe, or "-" for standard input. Several are matched with each other. Their series get a host of their own.
+    `detail` is "windows" (per second) or "packets" (every measurement).
+    """
+
+    taps: dict[str, str] = {}
+    host: str = "wire"
+    detail: Literal["windows", "packets"] = "windows"
 
 
 class Config(Struct, frozen=True):
@@ -98,6 +119,8 @@ class Config(Struct, frozen=True):
     scoring: Scoring = Scoring()
     sinks: Sinks = Sinks()
     http: Http = Http()
+    log: Log = Log()
+    captures: Captures = Captures()
     kafka: Kafka | None = None
 
 

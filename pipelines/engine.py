@@ -3,20 +3,26 @@
 Each host has its own detectors (their state is sequential in its own seen order); one grouper joins all hosts, fed in
 (end_ns, id) order up to the least watermark. A step commits what it found; model state is checkpointed apart.
 After a crash: `resume` loads the last checkpoint, the caller reads its input again from `offsets`, and what is stored
-already is recognised by its id.
+already is recognised by its id. What could not be committed (the database is away) is held and committed by a later
+step; nothing is checkpointed before it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from detectors.detector import Detector
 from detectors.incidents import Grouper
 from detectors.policy import Decision
+from pipelines.cardinality import Guard
 from pipelines.savefile import load_snapshots, save_snapshots
 from pipelines.state import SHADOW, Checkpoint, StateDB
 from telemetry.errors import StoreError
@@ -25,6 +31,7 @@ from telemetry.types import Alert, Events, IncidentChange, Nanos, Panel, Scores,
 __all__ = ["Engine", "Step"]
 
 NEVER = -(2**62)
+log = logging.getLogger("tailwatch.engine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +60,10 @@ class Engine:
     shadows : callable
         Makes the challengers of a host: they score, their alerts are stored apart and go nowhere.
     idle_timeout_ns : how long a silent host holds the grouper back.
+    owner : str, optional
+        Holder of the partition's lease: commits fail with `LeaseLost` once another job has it.
+    max_series : int
+        Events of series beyond this many are dropped, counted and noted (see `guard`).
     """
 
     def __init__(
@@ -66,7 +77,17 @@ class Engine:
         sinks: Sequence[str] = (),
         shadows: Callable[[str], Sequence[Detector]] | None = None,
         idle_timeout_ns: Nanos = 5_000_000_000,
+        owner: str | None = None,
+        max_series: int = 50_000,
     ) -> None:
+        self.guard = Guard(max_series)
+        self._told = ""
+        self._owner = owner
+        self._alerts: list[Alert] = []
+        self._changes: list[IncidentChange] = []
+        self._dark: list[Alert] = []
+        self.inputs: dict[str, Any] = {}
+        """Where inputs of their own position stand (captures): committed with each checkpoint, filled by `resume`."""
         self.state, self.part, self.sinks = state, part, tuple(sinks)
         self._make, self._grouper, self._folder = make, grouper, checkpoints
         self._idle = idle_timeout_ns
@@ -76,7 +97,6 @@ class Engine:
         self.calibration: dict[str, np.ndarray] = {}
         self.offsets: dict[str, Nanos] = {}
         self.watermark_ns = NEVER
-        self.alerted = 0
         self._restored: set[int] = set()
         self._turn = 0
 
@@ -106,20 +126,21 @@ class Engine:
         """Take in a batch, in seen order for each host."""
         if not len(events):
             return
-        of_key = [k.host for k in events.keys]
-        present = sorted({of_key[i] for i in np.unique(events.series)})
-        for host in present:
-            if len(present) == 1:
-                mine = events
-            else:
-                belongs = np.array([h == host for h in of_key])
-                mine = events[belongs[events.series]]
-            for detector in (*self.detectors(host), *self._shadows[host]):
-                detector.push(mine)
+        admitted = self.guard.admit(events)
+        for host, mine in _by_host(events):
             self.offsets[host] = max(self.offsets.get(host, NEVER), int(mine.seen_ns[-1]) + 1)
+            if admitted is events:
+                self._push(host, mine)
+        if admitted is not events and len(admitted):
+            for host, mine in _by_host(admitted):
+                self._push(host, mine)
 
-    def step(self, now_ns: Nanos = 0) -> Step:
-        """Close what the data allows, group, and commit it all in one transaction."""
+    def _push(self, host: str, events: Events) -> None:
+        for detector in (*self.detectors(host), *self._shadows[host]):
+            detector.push(events)
+
+    def step(self, now_ns: Nanos = 0, *, commit: bool = True) -> Step:
+        """Close what the data allows, group, and commit it all in one transaction (unless `commit` is false)."""
         alerts: list[Alert] = []
         shadows: list[Alert] = []
         marks: list[Nanos] = []
@@ -133,48 +154,90 @@ class Engine:
         if marks:
             self.watermark_ns = max(self.watermark_ns, min(marks), max(marks) - self._idle)
         alerts.sort(key=lambda a: (a.end_ns, a.id))
-        changes = self._grouper.push(alerts, self.watermark_ns) if self.watermark_ns > NEVER else []
-        if alerts or changes or shadows:
-            self.state.commit(
-                self.part, alerts, changes, watermark_ns=self.watermark_ns, offsets=self.offsets,
-                sinks=self.sinks, shadows=shadows, now_ns=now_ns,
-            )  # fmt: skip
-            self.alerted += len(alerts)
-        return Step(alerts, changes, self.watermark_ns)
+        self._alerts += alerts
+        self._dark += shadows
+        if self.watermark_ns > NEVER:
+            self._changes += self._grouper.push(alerts, self.watermark_ns)
+        return self.commit(now_ns) if commit and self.waiting else Step([], [], self.watermark_ns)
 
-    def commit_progress(self, now_ns: Nanos = 0) -> None:
-        """Commit watermark and offsets though nothing was found."""
-        self.state.commit(self.part, (), (), watermark_ns=self.watermark_ns, offsets=self.offsets, now_ns=now_ns)
+    @property
+    def waiting(self) -> int:
+        """How many alerts and incident steps are found and not committed yet."""
+        return len(self._alerts) + len(self._changes) + len(self._dark)
 
-    def checkpoint(self) -> Checkpoint:
-        """Save all memory to a new file, point at it, and remove the one before the last."""
+    def commit(self, now_ns: Nanos = 0) -> Step:
+        """Commit what waits, watermark and offsets. On an error all of it goes on waiting."""
+        self.state.commit(
+            self.part, self._alerts, self._changes, watermark_ns=self.watermark_ns, offsets=self.offsets,
+            sinks=self.sinks, shadows=self._dark, now_ns=now_ns, owner=self._owner,
+        )  # fmt: skip
+        if self.guard.culprit != self._told:
+            self._told = self.guard.culprit
+            body = {"limit": self.guard.most, "refused_events": self.guard.refused, "culprit": self._told}
+            log.warning("series limit reached: %s", self._told, extra=body)
+            self.state.note(self.part, now_ns, "series_limit", body)
+        done = Step(self._alerts, self._changes, self.watermark_ns)
+        self._alerts, self._changes, self._dark = [], [], []
+        return done
+
+    def checkpoint(self, now_ns: Nanos = 0) -> Checkpoint:
+        """Commit what waits, save all memory to a new file and point at it; the file before it stays, older ones go."""
+        self.commit(now_ns)
         snapshots = {f"{host}\x1f{d.spec.name}": d.snapshot() for host, lane in self._lanes.items() for d in lane}
         dark = self._shadows.items()
         snapshots |= {f"{host}\x1f{d.spec.name}\x1f{SHADOW}": d.snapshot() for host, lane in dark for d in lane}
-        meta = {"offsets": dict(self.offsets), "watermark_ns": self.watermark_ns, "turn": self._turn + 1}
         snapshots["grouper"] = Snapshot({}, self._grouper.snapshot())
-        self._turn += 1
-        path = self._folder / f"{_safe(self.part)}-{self._turn % 2}.npz"
+        snapshots["guard"] = Snapshot({}, self.guard.snapshot())
+        before = self.state.checkpoint(self.part)
+        turn = self._turn + 1
+        path = self._folder / f"{_safe(self.part)}-{turn}-{os.urandom(3).hex()}.npz"  # no other job writes this one
         digest = save_snapshots(path, snapshots)
+        meta: dict[str, Any] = {"offsets": dict(self.offsets), "watermark_ns": self.watermark_ns, "turn": turn}
+        meta["inputs"] = dict(self.inputs)
+        if before is not None:
+            older = {k: v for k, v in before.meta.items() if k != "before"}
+            meta["before"] = {"path": before.path, "digest": before.digest, "meta": older}
         done = Checkpoint(str(path), digest, meta)
-        self.state.set_checkpoint(self.part, done)
+        try:
+            self.state.set_checkpoint(self.part, done, owner=self._owner)
+        except StoreError:
+            path.unlink(missing_ok=True)
+            raise
+        self._turn = turn
+        self._remove_all_but({path.name, Path(before.path).name if before is not None else ""})
         return done
 
-    def resume(self) -> Mapping[str, Nanos]:
-        """Load the last checkpoint, if there is one; returns the offsets to read on from, by host.
+    def _remove_all_but(self, names: set[str]) -> None:
+        mine = re.compile(re.escape(_safe(self.part)) + r"-\d+(-[0-9a-f]{6})?\.npz")
+        for path in self._folder.glob("*.npz"):
+            if path.name not in names and mine.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
-        Raises
-        ------
-        StoreError
-            The checkpoint is damaged or of other specs.
+    def resume(self) -> Mapping[str, Nanos]:
+        """Load the last checkpoint that can be read; returns the offsets to read on from, by host.
+
+        One that is damaged or gone is noted and the one before it is taken; without any, the input is read again from
+        its beginning. Both give the same alerts, only later.
         """
         kept = self.state.checkpoint(self.part)
+        snapshots: dict[str, Snapshot] = {}
+        while kept is not None:
+            try:
+                snapshots = load_snapshots(Path(kept.path), kept.digest)
+                break
+            except StoreError as error:
+                log.warning("checkpoint refused, the one before it is tried: %s", error)
+                self.state.note(self.part, int(kept.meta["watermark_ns"]), "checkpoint_refused", {"why": str(error)})
+                before = kept.meta.get("before")
+                kept = Checkpoint(**before) if before else None
         if kept is None:
             return {}
-        snapshots = load_snapshots(Path(kept.path), kept.digest)
         for name, snapshot in snapshots.items():
             if name == "grouper":
                 self._grouper.restore(snapshot.arrays)
+                continue
+            if name == "guard":
+                self.guard.restore(snapshot.arrays)
                 continue
             host, spec, *dark = name.split("\x1f")
             self.detectors(host)
@@ -194,6 +257,7 @@ class Engine:
         self.offsets = {h: int(v) for h, v in kept.meta["offsets"].items()}
         self.watermark_ns = int(kept.meta["watermark_ns"])
         self._turn = int(kept.meta["turn"])
+        self.inputs = dict(kept.meta.get("inputs", {}))
         return dict(self.offsets)
 
     def unwarmed(self) -> list[tuple[str, Detector]]:
@@ -210,6 +274,17 @@ class Engine:
         for events in batches:
             detector.push(events)
             detector.close(detector.watermark_ns)
+
+
+def _by_host(events: Events) -> Iterator[tuple[str, Events]]:
+    of_key = [k.host for k in events.keys]
+    present = sorted({of_key[i] for i in np.unique(events.series)})
+    for host in present:
+        if len(present) == 1:
+            yield host, events
+        else:
+            belongs = np.array([h == host for h in of_key])
+            yield host, events[belongs[events.series]]
 
 
 def _safe(name: str) -> str:

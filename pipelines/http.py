@@ -16,6 +16,7 @@ from pipelines.config import Http
 from telemetry.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pipelines.intake import CaptureIntake
     from pipelines.watch import Watcher
 
 __all__ = ["serve"]
@@ -38,9 +39,10 @@ class Collector:
             ("tailwatch_samples_scored", "Samples taken in and scored.", c.events),
             ("tailwatch_alerts", "Alerts and evidence committed.", c.alerts),
             ("tailwatch_incidents", "Incidents opened.", c.incidents),
-            ("tailwatch_deliveries", "Messages acknowledged by sinks.", c.delivered),
+            ("tailwatch_deliveries", "Messages acknowledged by sinks.", w.delivered),
             ("tailwatch_errors", "Things that went wrong and were survived.", c.errors),
             ("tailwatch_samples_dropped", "Samples that could not be stored.", c.dropped),
+            ("tailwatch_series_refused_samples", "Samples of series beyond the limit.", w.engine.guard.refused),
         )
         for name, text, value in counters:
             yield CounterMetricFamily(name, text, value=value)
@@ -55,9 +57,14 @@ class Collector:
             ("tailwatch_last_success_timestamp_seconds", "Last committed step.", c.last_success_ns / 1e9),
             ("tailwatch_sampler_late_seconds", "How late the last sample was.", c.late_ns / 1e9),
             ("tailwatch_open_incidents", "Incidents that are open.", len(w.grouper.open_incidents)),
+            ("tailwatch_uncommitted", "Alerts and incident steps that wait for the database.", w.engine.waiting),
+            ("tailwatch_series", "Series being scored.", len(w.engine.guard)),
+            ("tailwatch_series_limit", "Most series that are let in.", w.engine.guard.most),
         )
         for name, text, level in gauges:
             yield GaugeMetricFamily(name, text, value=level)
+        if w.captures is not None:
+            yield from _captures(w.captures)
         share = GaugeMetricFamily(
             "tailwatch_surprise_exceeding_ratio", "Share of scores of at least `level`; 10^-level when calibrated.",
             labels=["detector", "level"],
@@ -69,6 +76,24 @@ class Collector:
         info = GaugeMetricFamily("tailwatch_build_info", "Version.", labels=["version"])
         info.add_metric([version("tailwatch")], 1)
         yield info
+
+
+def _captures(intake: CaptureIntake) -> Iterator[Any]:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    behind = time.time() - intake.newest_ns / 1e9 if intake.newest_ns else 0.0
+    yield GaugeMetricFamily(
+        "tailwatch_capture_lag_seconds", "Age of the newest event that captures told.", value=behind
+    )
+    for name, text, field in (
+        ("tailwatch_capture_packets", "Packets read.", "packets"),
+        ("tailwatch_capture_drops", "Packets that the capture itself says were dropped.", "dropped"),
+        ("tailwatch_capture_damages", "Places where a capture is damaged.", "damage_count"),
+    ):
+        family = CounterMetricFamily(name, text, labels=["tap"])
+        for tap, stats in sorted(intake.stats.items()):
+            family.add_metric([tap], getattr(stats, field))
+        yield family
 
 
 def _p99(values: list[int]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,10 @@ from telemetry.types import Nanos
 if TYPE_CHECKING:
     from pipelines.state import StateDB
 
-__all__ = ["Outbox", "Outgoing"]
+__all__ = ["LONGEST_DELAY_NS", "Outbox", "Outgoing", "incident_of"]
+
+LONGEST_DELAY_NS = 600_000_000_000
+"""No row is put off by more than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,13 @@ class Outgoing:
     attempts: int
     state: str
     error: str | None
+    next_ns: Nanos = 0
+
+
+def incident_of(body: str) -> str:
+    """The incident that a message is about."""
+    id_: str = json.loads(body)["incident"]["id"]
+    return id_
 
 
 class Outbox:
@@ -37,15 +48,25 @@ class Outbox:
         self._db = db
 
     def due(self, sink: str, now_ns: Nanos, limit: int = 100) -> list[Outgoing]:
-        """Rows that wait for delivery, oldest first."""
+        """Rows whose turn it is, oldest first, of the `limit` oldest that wait.
+
+        A row waits behind an earlier one of the same incident: its receiver must not learn of the end before the
+        beginning. A row put off by longer than any delay can be (the clock was set back since) does not wait.
+        """
+        out: list[Outgoing] = []
+        held: set[str] = set()
+        for row in self.queue(sink, limit):
+            incident = incident_of(row.body)
+            if row.next_ns > now_ns and row.next_ns - now_ns <= LONGEST_DELAY_NS:
+                held.add(incident)
+            elif incident not in held:
+                out.append(row)
+        return out
+
+    def queue(self, sink: str, limit: int = 100) -> list[Outgoing]:
+        """The oldest rows that wait for delivery, be it their turn or not."""
         o = t.outbox.c
-        query = (
-            sa.select(t.outbox)
-            .where(o.state == "due", o.sink == sink, o.next_ns <= now_ns)
-            .order_by(o.seq)
-            .limit(limit)
-        )
-        return self._outgoing(query)
+        return self._outgoing(sa.select(t.outbox).where(o.state == "due", o.sink == sink).order_by(o.seq).limit(limit))
 
     def dead(self) -> list[Outgoing]:
         """Rows given up on."""
@@ -54,7 +75,8 @@ class Outbox:
     def _outgoing(self, query: Any) -> list[Outgoing]:
         with self._db.look() as c:
             rows = c.execute(query).mappings().all()
-        return [Outgoing(r["seq"], r["sink"], r["key"], r["body"], r["attempts"], r["state"], r["error"]) for r in rows]
+        names = Outgoing.__dataclass_fields__
+        return [Outgoing(**{name: r[name] for name in names}) for r in rows]
 
     def waiting(self) -> dict[tuple[str, str], int]:
         """Number of outbox rows by (sink, state)."""
@@ -67,10 +89,11 @@ class Outbox:
         """The receiver acknowledged them, now."""
         self._mark(seqs, state="delivered", error=None, next_ns=now_ns)
 
-    def sent_since(self, sink: str, since_ns: Nanos) -> int:
-        """How many a receiver acknowledged since a time."""
+    def sent_between(self, sink: str, from_ns: Nanos, to_ns: Nanos) -> int:
+        """How many a receiver acknowledged in ``[from_ns, to_ns]``."""
         o = t.outbox.c
-        query = sa.select(sa.func.count()).where(o.sink == sink, o.state == "delivered", o.next_ns >= since_ns)
+        mine = (o.sink == sink, o.state == "delivered", o.next_ns >= from_ns, o.next_ns <= to_ns)
+        query = sa.select(sa.func.count()).where(*mine)
         with self._db.look() as c:
             return int(c.execute(query).scalar() or 0)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipelines.config import Alertmanager, Config, Webhook
+from pipelines.outbox import LONGEST_DELAY_NS
 from pipelines.state import StateDB
 from telemetry.errors import ConfigError
 from telemetry.types import Nanos
@@ -23,8 +24,8 @@ from telemetry.types import Nanos
 __all__ = ["Delivery", "Sink", "deliver", "make_sinks", "refresh"]
 
 ATTEMPTS = 12
+WINDOW = 1000
 FIRST_RETRY_NS = 5_000_000_000
-LAST_RETRY_NS = 600_000_000_000
 TIMEOUT_S = 10.0
 
 
@@ -55,10 +56,17 @@ class Jsonl:
 
     def send(self, message: Mapping[str, Any]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self._path, "a") as f:
-            f.write(json.dumps(message) + "\n")
-            f.flush()
-            os.fsync(f.fileno())
+        with open(self._path, "ab+", buffering=0) as f:
+            end = f.seek(0, os.SEEK_END)
+            torn = end > 0 and (f.seek(end - 1), f.read(1))[1] != b"\n"  # a writer died within a line: it stands alone
+            data = memoryview(b"\n" * torn + json.dumps(message).encode() + b"\n")
+            try:
+                while data:
+                    data = data[f.write(data) :]
+                os.fsync(f.fileno())
+            except OSError:
+                f.truncate(end)
+                raise
 
 
 class _Http:
@@ -168,13 +176,13 @@ def deliver(state: StateDB, sinks: Sequence[Sink], now_ns: Nanos, *, per_minute:
     """Send what is due, at most `per_minute` rows a sink and minute; one sink's trouble is not another's."""
     sent = failed = dead = 0
     for sink in sinks:
-        room = per_minute - state.outbox.sent_since(sink.name, now_ns - 60_000_000_000)
-        for row in state.outbox.due(sink.name, now_ns, max(room, 0)):
+        room = per_minute - state.outbox.sent_between(sink.name, now_ns - 60_000_000_000, now_ns)
+        for row in state.outbox.due(sink.name, now_ns, WINDOW)[: max(room, 0)]:
             try:
                 sink.send({**json.loads(row.body), "id": row.key, "sent_ns": now_ns})
             except Exception as error:
                 gone = row.attempts + 1 >= ATTEMPTS
-                wait = min(FIRST_RETRY_NS << row.attempts, LAST_RETRY_NS)
+                wait = min(FIRST_RETRY_NS << row.attempts, LONGEST_DELAY_NS)
                 reason = f"{type(error).__name__}: {error}"[:300]
                 state.outbox.failed(row.seq, reason, now_ns + wait, dead=gone)
                 failed, dead = failed + 1, dead + gone

@@ -17,8 +17,11 @@ from telemetry.types import Nanos
 __all__ = ["backup", "restore_backup", "trim"]
 
 
-def trim(db: StateDB, before_ns: Nanos) -> dict[str, int]:
-    """Remove alerts, resolved incidents (with their steps) and delivered messages older than `before_ns`."""
+def trim(db: StateDB, before_ns: Nanos, *, evidence_before_ns: Nanos | None = None) -> dict[str, int]:
+    """Remove alerts, resolved incidents (with their steps) and delivered messages older than `before_ns`.
+
+    Evidence (alerts that can only join an incident, which keeps its own) older than `evidence_before_ns` goes too.
+    """
     old = sa.select(t.incidents.c.id).where(t.incidents.c.state == "resolved", t.incidents.c.updated_ns < before_ns)
     deletions = {
         "incident steps": sa.delete(t.changes).where(t.changes.c.incident_id.in_(old)),
@@ -27,6 +30,9 @@ def trim(db: StateDB, before_ns: Nanos) -> dict[str, int]:
         "messages": sa.delete(t.outbox).where(t.outbox.c.state == "delivered"),
         "notes": sa.delete(t.notes).where(t.notes.c.at_ns < before_ns),
     }
+    if evidence_before_ns is not None:
+        weak = (t.alerts.c.grade == "evidence") & (t.alerts.c.end_ns < evidence_before_ns)
+        deletions["evidence"] = sa.delete(t.alerts).where(weak)
     with db.transaction() as c:
         return {what: int(c.execute(d).rowcount) for what, d in deletions.items()}
 

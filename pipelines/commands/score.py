@@ -32,6 +32,7 @@ def command(path: str | None, store_path: str | None, state_url: str | None, par
     from msgspec import json, structs
 
     from pipelines.config import load
+    from pipelines.logs import setup
     from pipelines.score import score
 
     config = load(path)
@@ -39,6 +40,7 @@ def command(path: str | None, store_path: str | None, state_url: str | None, par
         config = structs.replace(config, store=store_path)
     if state_url:
         config = structs.replace(config, state=state_url)
+    setup(config.log.format, config.log.level)
     result = score(config, part=part)
     if as_json:
         click.echo(json.encode(result).decode())

@@ -12,6 +12,15 @@ __all__ = ["command"]
 @click.option("--host", help="This host's name in the series (default: the host name).")
 @click.option("--harvest/--no-harvest", default=True, show_default=True, help="Sample this host's kernel.")
 @click.option("--process", "processes", multiple=True, help="Watch threads of processes whose name matches (regex).")
+@click.option(
+    "--capture",
+    "captures",
+    multiple=True,
+    metavar="[TAP=]PATH",
+    help="Follow a capture: a growing file, a folder or glob of a rotated set, a named pipe, or - for standard input.",
+)
+@click.option("--capture-host", help="Host label of what captures tell (default: wire).")
+@click.option("--part", default="main", show_default=True, help="Name of the partition (one job a partition).")
 @click.option("--seconds", type=float, help="Stop by itself after so long.")
 @click.option("--listen", help="Address of /healthz, /readyz and /metrics (default 127.0.0.1:9464; '' for none).")
 @click.pass_obj
@@ -21,37 +30,54 @@ def command(
     host: str | None,
     harvest: bool,
     processes: tuple[str, ...],
+    captures: tuple[str, ...],
+    capture_host: str | None,
+    part: str,
     seconds: float | None,
     listen: str | None,
 ) -> None:
-    """Stay up: sample this host, take in what others put into the store, score, alert.
+    """Stay up: sample this host, follow captures, take in what others put into the store, score, alert.
 
-    SIGTERM or Ctrl-C stops gracefully: the store is flushed and a checkpoint written.
+    SIGTERM or Ctrl-C stops gracefully: the store is flushed and a checkpoint written. SIGHUP reads the configuration
+    again. With --no-harvest and a pipe, the end of the pipe is the end.
 
     \b
     Examples:
       tailwatch watch
       tailwatch watch --process 'strat.*' --listen 127.0.0.1:9464
       tailwatch watch --no-harvest --store /srv/tailwatch/store
+      tailwatch watch --capture core=/captures/core/ --capture edge=/captures/edge/
+      tcpdump -i eth0 -s 160 -U -w - | tailwatch watch --capture -
     """
     import signal
     import socket
 
     from msgspec import structs
 
-    from pipelines.config import load
+    from pipelines.config import Config, load
     from pipelines.engine import Step
     from pipelines.http import serve
+    from pipelines.intake import taps_of
+    from pipelines.logs import setup
     from pipelines.watch import Watcher
     from telemetry.labels import format_time
 
-    config = load(path)
-    if store_path:
-        config = structs.replace(config, store=store_path)
-    if processes:
-        config = structs.replace(config, harvest=structs.replace(config.harvest, processes=list(processes)))
-    if listen is not None:
-        config = structs.replace(config, http=structs.replace(config.http, listen=listen))
+    def configuration() -> Config:
+        config = load(path)
+        if store_path:
+            config = structs.replace(config, store=store_path)
+        if processes:
+            config = structs.replace(config, harvest=structs.replace(config.harvest, processes=list(processes)))
+        if captures:
+            config = structs.replace(config, captures=structs.replace(config.captures, taps=taps_of(captures)))
+        if capture_host:
+            config = structs.replace(config, captures=structs.replace(config.captures, host=capture_host))
+        if listen is not None:
+            config = structs.replace(config, http=structs.replace(config.http, listen=listen))
+        return config
+
+    config = configuration()
+    setup(config.log.format, config.log.level)
 
     def tell(step: Step) -> None:
         for change in step.changes:
@@ -60,11 +86,13 @@ def command(
                 click.echo(f"{format_time(change.at_ns)[:23]}Z {change.action:>8} {i.id[:10]} {i.severity}: {i.title}")
 
     name = host or config.harvest.host or socket.gethostname()
-    watcher = Watcher(config, host=name, harvest=harvest, on_step=tell)
+    watcher = Watcher(config, host=name, harvest=harvest, on_step=tell, part=part, reread=configuration)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: watcher.stop.set())
+    signal.signal(signal.SIGHUP, lambda *_: watcher.reload.set())
     server = serve(watcher, config.http) if config.http.listen else None
-    pages = f"http://{config.http.listen}/metrics" if server else "no http"
+    scheme = "https" if config.http.tls_cert else "http"
+    pages = f"{scheme}://{config.http.listen}/metrics" if server else "no http"
     click.echo(f"watching {name}; store {config.store}; {pages}")
     try:
         watcher.run(seconds)

@@ -12,11 +12,11 @@ from detectors.incidents import Grouper
 from detectors.signature import load_catalogue
 from pipelines.config import Config, Scoring
 from pipelines.engine import Engine
+from pipelines.lease import Locked, myself
 from pipelines.live import live_detectors
 from pipelines.savefile import load_snapshots, save_snapshots
-from pipelines.score import Locked, myself, score
+from pipelines.score import score
 from pipelines.state import Champion, StateDB
-from telemetry.errors import StoreError
 from telemetry.labels import write_labels
 from telemetry.store import Store
 from telemetry.types import Label, Snapshot
@@ -80,21 +80,32 @@ def test_a_checkpoint_continues_exactly(store: Path, tmp_path: Path) -> None:
                 run.resume()
                 run.push(piece)
                 run.step()
-                run.commit_progress()
                 run.checkpoint()
     with StateDB(tmp_path / "state.db") as state:
         got = [repr(a) for a in state.alerts()]
     assert got == stored(tmp_path / "whole")[0]
 
 
-def test_a_damaged_checkpoint_is_refused_plainly(store: Path, tmp_path: Path) -> None:
-    score(config(tmp_path, store))
-    for file in (tmp_path / "ck").glob("*.npz"):
-        file.write_bytes(file.read_bytes()[:-100])
-    with StateDB(tmp_path / "state.db") as state:
-        run = Engine(state, "main", live_detectors(state), Grouper(), tmp_path / "ck")
-        with pytest.raises(StoreError, match="digest"):
-            run.resume()
+def test_a_damaged_checkpoint_is_noted_and_the_one_before_it_taken(store: Path, tmp_path: Path) -> None:
+    score(config(tmp_path / "calm", store))
+    for damaged in (1, 2):  # the newest; then both: everything is read again
+        folder = tmp_path / str(damaged)
+        score(config(folder, store))
+        files = sorted((folder / "ck").glob("*.npz"), key=lambda p: int(p.name.split("-")[1]))
+        assert len(files) == 2
+        for file in files[-damaged:]:
+            file.write_bytes(file.read_bytes()[:-100])
+        with StateDB(folder / "state.db") as state:
+            run = Engine(state, "main", live_detectors(state), Grouper(), folder / "ck")
+            assert bool(run.resume()) == (damaged == 1)
+            notes = [n["what"] for n in state.notes()]
+            assert notes == ["checkpoint_refused"] * damaged
+        with Store(store, create=False) as source:
+            for events in source.read(run.offsets.get("h", 0), 2**62):
+                run.push(events)
+                with StateDB(folder / "state.db") as run.state:
+                    run.step()
+        assert stored(folder) == stored(tmp_path / "calm")
 
 
 def test_state_of_another_tailwatch_is_replaced_and_told(store: Path, tmp_path: Path) -> None:
