@@ -145,7 +145,7 @@ def _discipline() -> Iterator[Finding]:
     from telemetry.host.clock import KernelClock
     from telemetry.host.ptp import Ptp4l
 
-    kernel = _ask_clock(KernelClock(""))
+    kernel = _ask(KernelClock(""))
     if isinstance(kernel, str):
         yield Finding("clock", "note", f"the kernel does not tell its clock's offset: {kernel}")
     elif kernel["clock_unsynchronized"]:
@@ -154,7 +154,7 @@ def _discipline() -> Iterator[Finding]:
     else:
         text = f"the clock is disciplined; offset {_ns(kernel['clock_offset_ns'])}, error at most "
         yield Finding("clock", "ok", text + _ns(kernel["clock_max_error_ns"]))
-    chrony = _ask_clock(Chrony(""))
+    chrony = _ask(Chrony(""))
     if isinstance(chrony, str):
         text = f"chronyd does not answer ({chrony}): the offset is only what the kernel believes"
         remedy = "run chronyd; its Unix socket needs root, its UDP port 323 on loopback nothing (cmdport)"
@@ -166,7 +166,7 @@ def _discipline() -> Iterator[Finding]:
         bound = chrony["clock_max_error_ns"]
         remedy = "" if bound < 1_000_000 else "nearer sources, or PTP: one-way latencies are no better than this"
         yield Finding("clock", "ok" if bound < 1_000_000 else "note", text + _ns(bound), remedy)
-    ptp4l = _ask_clock(Ptp4l(""))
+    ptp4l = _ask(Ptp4l(""))
     if not isinstance(ptp4l, str):
         text = f"ptp4l: {ptp4l['clock_steps_removed']} steps from the grandmaster, offset "
         text += f"{_ns(ptp4l['clock_offset_ns'])}, path delay {_ns(ptp4l['clock_path_delay_ns'])}"
@@ -186,7 +186,7 @@ def _hardware_clocks(root: Path, names: list[str]) -> Iterator[Finding]:
         text = "the kernel does not know TAI - UTC (0): hardware clocks are taken to be 37 s ahead"
         yield Finding("clock", "note", text, "leapsectz right/UTC in chrony.conf, or phc2sys, sets it")
     for name in names:
-        told = _ask_clock(HardwareClock(root, "", name, tai_s))
+        told = _ask(HardwareClock(root, "", name, tai_s))
         if isinstance(told, str):
             yield Finding("clock", "note", f"/dev/{name} cannot be compared with the system's clock: {told}")
             continue
@@ -197,8 +197,8 @@ def _hardware_clocks(root: Path, names: list[str]) -> Iterator[Finding]:
         yield Finding("clock", "ok" if near else "problem", text, remedy)
 
 
-def _ask_clock(source: HostSource) -> dict[str, int] | str:
-    """A clock's numbers by metric, or why there are none."""
+def _ask(source: HostSource) -> dict[str, int] | str:
+    """A source's numbers by metric, or why there are none."""
     import numpy as np
 
     try:
@@ -281,7 +281,9 @@ def _network(root: Path) -> Iterator[Finding]:
         driver = (
             os.path.basename(os.path.realpath(device / "device/driver")) if (device / "device/driver").exists() else "?"
         )
-        yield Finding("network", "ok", f"{device.name}: driver {driver}, counters of its rings are read once a second")
+        yield Finding("network", "ok", f"{device.name}: driver {driver}, counters of its driver are read once a second")
+    if devices and root == Path("/"):
+        yield _queues([d.name for d in devices])
     if (root / "proc/sys/net/netfilter/nf_conntrack_count").exists():
         now = _text(root / "proc/sys/net/netfilter/nf_conntrack_count")
         most = _text(root / "proc/sys/net/netfilter/nf_conntrack_max")
@@ -292,6 +294,21 @@ def _network(root: Path) -> Iterator[Finding]:
     if room.isdigit() and int(room) <= 212_992:
         text = f"net.core.rmem_max is {room} (the default): about {int(room) // 2304} datagrams overflow a socket"
         yield Finding("network", "note", text, "sysctl net.core.rmem_max=26214400 and SO_RCVBUF in the application")
+
+
+def _queues(devices: list[str]) -> Finding:
+    from telemetry.host.queues import queue_stats
+
+    told = _ask(source := queue_stats(""))
+    if isinstance(told, str):
+        text = f"no queue statistics from the kernel ({told}): queues are told apart only where the driver does"
+        return Finding("network", "note", text, "Linux 6.8 or later with a driver that fills them in")
+    queues = {(k.label("device"), k.label("queue")) for k in source.keys}
+    silent = sorted(set(devices) - {d for d, _ in queues})
+    text = f"{len(queues)} queues are told by the kernel, at the rate of the standard set"
+    if silent:
+        return Finding("network", "note", f"{text}; not those of {', '.join(silent)}", "a newer driver")
+    return Finding("network", "ok", text)
 
 
 def _bypass(root: Path) -> Iterator[Finding]:

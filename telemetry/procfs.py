@@ -16,7 +16,8 @@ from telemetry.host.chrony import Chrony
 from telemetry.host.clock import KernelClock
 from telemetry.host.ethtool import DriverStats
 from telemetry.host.ptp import HardwareClock, Ptp4l
-from telemetry.host.qdisc import Qdiscs
+from telemetry.host.qdisc import qdiscs
+from telemetry.host.queues import queue_stats
 from telemetry.host.sources import HostSource, TextFile
 from telemetry.host.udp import UdpSockets
 
@@ -120,7 +121,7 @@ def standard_set(root: str | Path, host: str) -> Set:
     for clock in sorted((sys / "class/ptp").glob("ptp[0-9]*")):
         slow.append(HardwareClock(root, host, clock.name, KernelClock(host).tai_s))
     if root == Path("/"):  # what has no file: the kernel that runs us
-        base.append(Qdiscs(host))
+        base.append(qdiscs(host))
         slow += [KernelClock(host), Chrony(host), Ptp4l(host)]
     return Set(fast, base, slow)
 
@@ -160,6 +161,9 @@ def namespace_set(root: str | Path, host: str, net: str, netns: str = "", *, dev
     ]
     slow: list[HostSource] = []
     live = root == Path("/")
+    queues = queue_stats(host)
+    if devices and live:
+        base.append(queues)
     if devices:
         for device in sorted((root / "sys/class/net").glob("*")):
             if device.name == "lo" or not (device / "statistics").is_dir():
@@ -172,7 +176,7 @@ def namespace_set(root: str | Path, host: str, net: str, netns: str = "", *, dev
                 base.append(TextFile(path, host, tables.single(metric, label)))
             slow.append(TextFile(device / "carrier_changes", host, tables.single("nic_carrier_changes_total", label)))
             if hardware and live:
-                slow.append(DriverStats(device.name, host))
+                slow.append(DriverStats(device.name, host, lambda: queues.keys))
     fast: list[HostSource] = [UdpSockets(folder / "udp", host, netns)]
     return Set(fast, base, slow)
 

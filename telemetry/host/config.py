@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from telemetry.host.batch import Digests
+from telemetry.host.ethtool import settings
+from telemetry.host.queues import QueueMap
 from telemetry.procfs import cpu_list, mask_of
 from telemetry.types import Events, SeriesKey
 
@@ -88,6 +90,8 @@ class ConfigWatch:
         self._often: list[str] = []
         self._seldom: list[str] = []
         self._often_digests = self._seldom_digests = Digests([])
+        self._queues = QueueMap(root, host)
+        self._told: dict[SeriesKey, int] = {}
         self._expected_boot = boot_id
         self.boot_id = self._text("proc/sys/kernel/random/boot_id") or ""
 
@@ -96,6 +100,9 @@ class ConfigWatch:
         found: list[tuple[SeriesKey, int]] = []
         if self._looks % 10 == 0:
             self._list()
+            told = self._no_files()
+            found += [(k, v) for k, v in told.items() if self._told.get(k) != v]
+            self._told = told
         self._looks += 1
         boot = self._text("proc/sys/kernel/random/boot_id") or ""
         if boot:
@@ -128,9 +135,20 @@ class ConfigWatch:
         return Events(tuple(k for k, _ in found), np.arange(len(found)), stamp, stamp, values)
 
     def close(self) -> None:
+        self._queues.close()
         for fd in self._fds.values():
             os.close(fd)
         self._fds = {}
+
+    def _no_files(self) -> dict[SeriesKey, int]:
+        """Settings that no file tells: IRQs of queues; rings, coalescing, channels and offloads of NICs."""
+        out = self._queues.look()
+        if self._root == Path("/"):
+            for device in self._names("sys/class/net"):
+                if (self._root / "sys/class/net" / device / "device").exists():
+                    for name, value in settings(device).items():
+                        out[SeriesKey.of(self._host, f"config_nic_{name}", device=device)] = value
+        return out
 
     def _list(self) -> None:
         """Open what is there by now and was not before."""
@@ -154,7 +172,7 @@ class ConfigWatch:
     def _watch_opened(self) -> None:
         """Affinities and devices are moved by daemons: each look. The rest is set by people: each fifth."""
         self._often = [p for p in self._fds if p.startswith(("proc/irq/", "sys/class/net/"))]
-        self._seldom = [p for p in self._fds if p not in set(self._often)]
+        self._seldom = [p for p in self._fds if not p.startswith(("proc/irq/", "sys/class/net/"))]
         self._often_digests = Digests([self._fds[p] for p in self._often])
         self._seldom_digests = Digests([self._fds[p] for p in self._seldom])
 

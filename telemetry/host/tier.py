@@ -24,9 +24,9 @@ class Tier:
 
     Notes
     -----
-    What cannot be read is left out and named in `missing`; it is tried again at each `retry`. A source whose
-    series change is looked at anew within the same sample, so nothing of it is lost. Keys and their numbers stay
-    the same objects from sample to sample while no series comes or goes.
+    What cannot be read is left out and named in `missing`; it is tried again, ever more seldom, at `retry`. A source
+    whose series change is looked at anew within the same sample, so nothing of it is lost. Keys and their numbers
+    stay the same objects from sample to sample while no series comes or goes.
     """
 
     def __init__(self, sources: Sequence[HostSource]) -> None:
@@ -39,6 +39,7 @@ class Tier:
         self.missing: dict[str, str] = {}
         """Why a source is not there, in one line, by its name."""
         self.rediscovered = 0
+        self._waits: dict[int, tuple[int, int]] = {}
         self._keys: tuple[SeriesKey, ...] = ()
         self.series: Int64 = np.empty(0, np.int64)
 
@@ -58,6 +59,7 @@ class Tier:
         for source in remove:
             self._drop(source)
             self._sources.remove(source)
+            self._waits.pop(id(source), None)
             self.missing.pop(source.name, None)
         for source in add:
             self._sources.append(source)
@@ -65,10 +67,17 @@ class Tier:
         self._stale = self._stale or bool(add or remove)
 
     def retry(self) -> None:
-        """Look again for what was not there."""
+        """Look again for what was not there: at the next call, then after 2, 4, ... up to 64 calls."""
         for source in self._sources:
-            if id(source) not in self._fields:
-                self._discover(source)
+            if id(source) in self._fields:
+                continue
+            waits, failed = self._waits.get(id(source), (0, 0))
+            if waits > 0:
+                self._waits[id(source)] = (waits - 1, failed)
+            elif self._discover(source):
+                self._waits.pop(id(source), None)
+            else:
+                self._waits[id(source)] = (min(2**failed, 64) - 1, failed + 1)
 
     def sample(self) -> Events:
         """Read everything once; seen_ns is the end of it."""

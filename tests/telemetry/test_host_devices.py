@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import socket
-import struct
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import pytest
 from telemetry.errors import InputError
 from telemetry.host.bypass import RING_LOSSES, DpdkPorts, parse_stackdump, recognise
 from telemetry.host.ethtool import DriverStats, series_of
-from telemetry.host.qdisc import Qdiscs, parse_dump
+from telemetry.host.qdisc import qdiscs
 
 
 @pytest.mark.parametrize(
@@ -159,20 +158,6 @@ def test_a_socket_that_is_no_dpdk(tmp_path: Path) -> None:
         DpdkPorts(path, "h").discover()
 
 
-def test_a_qdisc_message() -> None:
-    def attribute(kind: int, value: bytes) -> bytes:
-        return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
-
-    stats = attribute(1, struct.pack("=QI", 2**40, 77)) + attribute(3, struct.pack("=IIIII", 5, 6000, 7, 8, 9))
-    body = struct.pack("=BxxxiIII", 0, 3, 0x80010000, 0xFFFFFFFF, 1) + attribute(1, b"tbf\0") + attribute(7, stats)
-    name, numbers = parse_dump(body) or ((), ())
-    assert name == (3, 0x80010000, 0xFFFFFFFF, "tbf")
-    assert numbers == (6000, 5, 7, 8, 9, 2**40, 77)
-    for cut in range(len(body)):
-        parse_dump(body[:cut])  # a torn message is nothing, never an error
-    assert parse_dump(body[:20]) is None
-
-
 @pytest.mark.root
 def test_qdiscs_of_a_real_device() -> None:
     made = subprocess.run(["ip", "link", "add", "twq0", "type", "veth", "peer", "name", "twq1"], capture_output=True)
@@ -180,19 +165,19 @@ def test_qdiscs_of_a_real_device() -> None:
         pytest.skip("cannot make a device")
     try:
         subprocess.run(["ip", "link", "set", "twq0", "up"], check=True)
-        qdiscs = Qdiscs("h")
-        qdiscs.discover()
+        source = qdiscs("h")
+        source.discover()
         tbf = ["tc", "qdisc", "replace", "dev", "twq0", "root", "tbf", "rate", "8kbit", "burst", "2k", "limit", "4k"]
         if subprocess.run(tbf, capture_output=True).returncode:
             pytest.skip("no tbf here")
-        keys = qdiscs.discover()
+        keys = source.discover()
         mine = [i for i, k in enumerate(keys) if k.label("device") == "twq0" and k.label("kind") == "tbf"]
         assert {keys[i].metric for i in mine} >= {"qdisc_backlog_bytes", "qdisc_drops_total"}
         out = np.full(len(keys), -1, np.int64)
-        assert qdiscs.read(out)
+        assert source.read(out)
         assert (out >= 0).all()
         subprocess.run(["tc", "qdisc", "del", "dev", "twq0", "root"], check=True)
-        assert not qdiscs.read(out)  # another set: look at the names anew
-        qdiscs.close()
+        assert not source.read(out)  # another set: look at the names anew
+        source.close()
     finally:
         subprocess.run(["ip", "link", "del", "twq0"])
