@@ -93,41 +93,42 @@ class Detector:
         decision = policy.decide(panel.end_ns, panel.window_ns, surprise)
         if self.observer is not None:
             self.observer(panel, scores, decision)
-        out: list[Alert] = []
-        values = panel.channel_values()
-        for w, s in np.argwhere((decision.grade > 0).any(axis=2)):
-            grades = decision.grade[w, s]
-            best = decision.score[w, s] + grades  # the strongest grade, then the strongest score
-            c = int(np.argmax(np.where(grades > 0, best, -1.0)))
-            at: tuple[int, int, int] = (int(w), int(s), c)
-            cell = at
-            if joint and scores.parts is not None:
-                top = int(np.nanargmax(np.where(np.isnan(scores.parts[w]), -np.inf, scores.parts[w])))
-                cell = (int(w), *(int(i) for i in np.unravel_index(top, scores.parts.shape[1:])))  # type: ignore[assignment]
-            key = panel.keys[cell[1]]
-            end = int(panel.end_ns[w])
-            out.append(
-                Alert(
-                    id=alert_id(self.spec.name, SeriesKey("", self.spec.name) if joint else key, end),
-                    detector=self.spec.name,
-                    version=self.version,
-                    kind=self.spec.kind,
-                    series=key,
-                    column=scores.columns[cell[2]],
-                    window_ns=panel.window_ns,
-                    end_ns=end,
-                    onset_ns=int(decision.onset_ns[at]) or end - panel.window_ns,
-                    surprise=float(scores.surprise[cell]),
-                    score=float(decision.score[at]),
-                    side=int(scores.side[cell]),
-                    value=float(values[cell]),
-                    expected=_at(scores.expected, cell),
-                    lo=_at(scores.lo, cell),
-                    hi=_at(scores.hi, cell),
-                    grade="alert" if grades[c] >= ALERT else "evidence",
-                )
-            )
-        return out
+        hits = np.flatnonzero(decision.grade)
+        if not len(hits):
+            return []
+        columns = len(scores.columns) if not joint else 1
+        cells = dict.fromkeys(divmod(i // columns, decision.grade.shape[1]) for i in hits.tolist())
+        return [self._alert(panel, scores, decision, w, s) for w, s in cells]
+
+    def _alert(self, panel: Panel, scores: Scores, decision: Decision, w: int, s: int) -> Alert:
+        """The alert of a series' window: its column of the strongest grade, then of the strongest score."""
+        grades, said = decision.grade[w, s].tolist(), decision.score[w, s].tolist()
+        c = max((i for i, g in enumerate(grades) if g > 0), key=lambda i: said[i] + grades[i])
+        at: tuple[int, int, int] = (w, s, c)
+        cell = at
+        if scores.parts is not None:
+            top = int(np.nanargmax(np.where(np.isnan(scores.parts[w]), -np.inf, scores.parts[w])))
+            cell = (w, *(int(i) for i in np.unravel_index(top, scores.parts.shape[1:])))  # type: ignore[assignment]
+        key, column, end = panel.keys[cell[1]], scores.columns[cell[2]], int(panel.end_ns[w])
+        return Alert(
+            id=alert_id(self.spec.name, key if scores.parts is None else SeriesKey("", self.spec.name), end),
+            detector=self.spec.name,
+            version=self.version,
+            kind=self.spec.kind,
+            series=key,
+            column=column,
+            window_ns=panel.window_ns,
+            end_ns=end,
+            onset_ns=int(decision.onset_ns[at]) or end - panel.window_ns,
+            surprise=float(scores.surprise[cell]),
+            score=said[c],
+            side=int(scores.side[cell]),
+            value=float(panel.values[w, cell[1], panel.columns.index(column)]),
+            expected=_at(scores.expected, cell),
+            lo=_at(scores.lo, cell),
+            hi=_at(scores.hi, cell),
+            grade="alert" if grades[c] >= ALERT else "evidence",
+        )
 
     def snapshot(self) -> Snapshot:
         """All memory, as JSON-able meta and plain arrays."""

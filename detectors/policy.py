@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numba import njit
 
-from telemetry.errors import ConfigError
+from telemetry.errors import ConfigError, StoreError
 from telemetry.types import Float64, Int8, Int64, Nanos, SeriesKey, State
 
 __all__ = ["ALERT", "EVIDENCE", "BudgetPolicy", "Decision", "Policy"]
@@ -28,6 +28,7 @@ AGREE = 0.9
 ELEVATED = 1.5
 MOST = 8
 RING = MOST + 2
+_MARKS = ("warm", "since", "elevated", "firing", "said")
 CHOICES = np.array([0.0, 0.0] + [math.log10(math.comb(k + 2, k)) for k in range(2, MOST + 1)])
 
 
@@ -50,12 +51,11 @@ class Policy(Protocol):
 
 
 @njit(cache=True, nogil=True)
-def _evidence(ring, at, choices):  # type: ignore[no-untyped-def]
+def _evidence(ring, c, at, choices, ranked):  # type: ignore[no-untyped-def]
     """The best of k * AGREE^(k-1) * (k-th largest of the last k + 2 surprises) less the choices, k = 1..MOST."""
-    best, weight = ring[at], 1.0
-    ranked = np.zeros(RING, np.float64)  # the last windows, largest first
-    for back in range(RING):
-        v = ring[(at - back) % RING]
+    best, weight = ring[at, c], 1.0
+    for back in range(RING):  # into `ranked`: the last windows, largest first
+        v = ring[at - back if at >= back else at - back + RING, c]
         j = back
         while j > 0 and ranked[j - 1] < v:
             ranked[j] = ranked[j - 1]
@@ -72,15 +72,14 @@ def _evidence(ring, at, choices):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _decide(  # type: ignore[no-untyped-def]
-    end_ns, window_ns, surprise, host, n_hosts, log_windows, choices, weak, hold_ns, repeat_ns,
-    ring, at, warm, since, elevated, firing, said, score, grade, onset,
+    end_ns, window_ns, surprise, host, per_host, log_windows, choices, weak, hold_ns, repeat_ns,
+    ring, at, marks, score, grade, onset,
 ):  # fmt: skip
+    """Decide; `per_host` are the warm channels of each host, and last those that are not. Returns the ring's place."""
     n_windows, n = surprise.shape
-    per_host = np.zeros(n_hosts, np.int64)
-    cold = n
-    for c in range(n):
-        per_host[host[c]] += warm[c]
-        cold -= warm[c]
+    warm, since, elevated, firing, said = marks[0], marks[1], marks[2], marks[3], marks[4]
+    cold = per_host[-1]
+    ranked = np.empty(RING, np.float64)
     for w in range(n_windows):
         at = (at + 1) % RING
         end = end_ns[w]
@@ -92,17 +91,20 @@ def _decide(  # type: ignore[no-untyped-def]
                     per_host[host[c]] += 1
         for c in range(n):
             s = surprise[w, c]
+            score[w, c] = 0.0 if s == s else np.nan
+            grade[w, c] = 0
+            onset[w, c] = 0
             if not s >= ELEVATED:  # also where it is missing: nearly always
-                ring[c, at] = 0.0 if np.isnan(s) else s
+                ring[at, c] = 0.0 if np.isnan(s) else s
                 if firing[c] > 0 and end - firing[c] >= hold_ns:
                     firing[c] = 0
                 continue
-            ring[c, at] = s
+            ring[at, c] = s
             if since[c] == 0 or end - elevated[c] > 3 * window_ns:
                 since[c] = end - window_ns
             elevated[c] = end
             threshold = log_windows + np.log10(per_host[host[c]])
-            e = _evidence(ring[c], at, choices)
+            e = _evidence(ring, c, at, choices, ranked)
             score[w, c] = e / (e + threshold)
             onset[w, c] = since[c]
             over = e >= threshold
@@ -118,6 +120,7 @@ def _decide(  # type: ignore[no-untyped-def]
             elif e >= weak and end - said[c] >= repeat_ns:
                 said[c] = end
                 grade[w, c] = 1
+    per_host[-1] = cold
     return at
 
 
@@ -152,77 +155,76 @@ class BudgetPolicy:
         self._keys: tuple[SeriesKey, ...] = ()
         self._columns: tuple[str, ...] = ()
         self._at = 0
-        self._cells: dict[str, np.ndarray] = {}
         self._resize(0)
-        self._name_hosts()
-
-    _FIELDS = (
-        ("ring", np.float64),
-        ("warm", np.int64),
-        ("since", np.int64),
-        ("elevated", np.int64),
-        ("firing", np.int64),
-        ("said", np.int64),
-    )
 
     def _resize(self, n: int) -> None:
-        for name, dtype in self._FIELDS:
-            old = self._cells.get(name)
-            new = np.zeros((n, RING) if name == "ring" else n, dtype)
-            if old is not None:
-                new[: len(old)] = old[:n]
-            self._cells[name] = new
+        self._ring, self._marks = np.zeros((RING, n)), np.zeros((len(_MARKS), n), np.int64)
+        self._count()
+
+    def _count(self) -> None:
+        """Hosts by number, and how many of their channels are warm (the kernel keeps count from then on)."""
+        warm = self._marks[0]
+        if self.threshold is None:
+            hosts: dict[str, int] = {}
+            of = [hosts.setdefault(k.host, len(hosts)) for k in self._keys]
+            self._host = np.repeat(np.array(of, np.int64), len(self._columns))
+        else:  # one channel a "host": log10(1) adds nothing
+            self._host = np.arange(len(warm), dtype=np.int64)
+        per_host = np.bincount(self._host, weights=warm).astype(np.int64)
+        self._per_host = np.append(per_host, len(warm) - warm.sum())
 
     def align(self, keys: Sequence[SeriesKey], columns: Sequence[str]) -> None:
         """Follow the panel's channels; a channel's state stays with its name."""
         columns = tuple(columns)
         if columns == self._columns and (keys is self._keys or tuple(keys) == self._keys):
+            self._keys = tuple(keys)  # the caller's own tuple: the same one again costs nothing
             return
         at = {(k, c): i for i, (k, c) in enumerate((k, c) for k in self._keys for c in self._columns)}
         self._keys, self._columns = tuple(keys), columns
         take = np.array([at.get((k, c), -1) for k in keys for c in columns], np.int64)
-        old = self._cells
-        self._cells = {}
+        ring, marks = self._ring, self._marks
         self._resize(len(take))
-        for name, cells in self._cells.items():
-            cells[take >= 0] = old[name][take[take >= 0]]
-        self._name_hosts()
-
-    def _name_hosts(self) -> None:
-        hosts: dict[str, int] = {}
-        of = [hosts.setdefault(k.host, len(hosts)) for k in self._keys]
-        self._host = np.repeat(np.array(of, np.int64), len(self._columns))
-        self._n_hosts = max(len(hosts), 1)
+        stay = np.flatnonzero(take >= 0)
+        self._ring[:, stay], self._marks[:, stay] = ring[:, take[stay]], marks[:, take[stay]]
+        self._count()
 
     def decide(self, end_ns: Int64, window_ns: Nanos, surprise: Float64) -> Decision:
         """Decide windows in order; `surprise` is (windows, series, columns)."""
         flat = np.ascontiguousarray(surprise.reshape(len(end_ns), -1))
         if self.threshold is None:
-            log_windows = math.log10(max(DAY_NS / window_ns / self.per_day, 1.0))
-            host, hosts, choices = self._host, self._n_hosts, 1.0
-        else:  # one channel a "host": log10(1) adds nothing
-            log_windows = float(self.threshold)
-            host, hosts, choices = np.arange(flat.shape[1], dtype=np.int64), max(flat.shape[1], 1), 0.0
-        score = np.where(np.isnan(flat), np.nan, 0.0)
-        grade = np.zeros(flat.shape, np.int8)
-        onset = np.zeros(flat.shape, np.int64)
-        c = self._cells
+            log_windows, choices = math.log10(max(DAY_NS / window_ns / self.per_day, 1.0)), 1.0
+        else:
+            log_windows, choices = float(self.threshold), 0.0
+        score, grade, onset = np.empty(flat.shape), np.empty(flat.shape, np.int8), np.empty(flat.shape, np.int64)
         self._at = _decide(
-            np.ascontiguousarray(end_ns), window_ns, flat, host, hosts, log_windows, choices, self.evidence,
-            self._hold_ns, self._repeat_ns, c["ring"], self._at, c["warm"], c["since"], c["elevated"],
-            c["firing"], c["said"], score, grade, onset,
+            np.ascontiguousarray(end_ns), window_ns, flat, self._host, self._per_host, log_windows, choices,
+            self.evidence, self._hold_ns, self._repeat_ns, self._ring, self._at, self._marks, score, grade, onset,
         )  # fmt: skip
         shape = surprise.shape
         return Decision(score.reshape(shape), grade.reshape(shape), onset.reshape(shape))
 
     def snapshot(self) -> State:
         keys, columns = np.array([str(k) for k in self._keys], np.str_), np.array(self._columns, np.str_)
-        cells = {k: v.copy() for k, v in self._cells.items()}
-        return {"keys": keys, "columns": columns, "at": np.array(self._at), **cells}
+        ring, marks = self._ring.copy(), self._marks.copy()
+        return {"keys": keys, "columns": columns, "at": np.array(self._at), "ring": ring, "marks": marks}
 
     def restore(self, state: State) -> None:
-        self._keys = tuple(SeriesKey.parse(str(k)) for k in state["keys"])
-        self._columns = tuple(str(c) for c in state["columns"])
-        self._name_hosts()
+        """Continue exactly where `snapshot` was taken.
+
+        Raises
+        ------
+        StoreError
+            If the state is not one of this policy.
+        """
+        keys, columns = state["keys"], tuple(str(c) for c in state["columns"])
+        n = len(keys) * len(columns)
+        shapes = [np.shape(state.get(name, ())) for name in ("ring", "marks")]
+        if shapes != [(RING, n), (len(_MARKS), n)]:
+            raise StoreError(
+                f"policy budget: expected a state of shapes {[(RING, n), (len(_MARKS), n)]}, got {shapes} "
+                "(written by another Tailwatch)"
+            )
+        self._keys, self._columns = tuple(SeriesKey.parse(str(k)) for k in keys), columns
         self._at = int(state["at"])
-        self._cells = {name: np.array(state[name], dtype) for name, dtype in self._FIELDS}
+        self._ring, self._marks = np.array(state["ring"], np.float64), np.array(state["marks"], np.int64)
+        self._count()

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.collect_kernels import append, count, scatter
+from features.collect_kernels import append, ascending, count, scatter
 from telemetry.types import Bool, Int64, Nanos, State
 
 __all__ = ["FLOAT_BIT", "Cells", "Log"]
@@ -115,7 +115,7 @@ class Log:
         self._older: dict[int, _Buffer] = {}
         self._overflow = _Buffer(dtype, True)
         self._spare: list[_Buffer] = []
-        self._fill = np.zeros(4, np.int64)
+        self._offset = np.empty(0, np.int64)
         self._scratch: tuple[NDArray[Any], Int64, NDArray[np.int32]] | None = None
 
     def __len__(self) -> int:
@@ -134,6 +134,11 @@ class Log:
         n, at = len(series), 0
         if local is not self._local:
             self._local, self._whole = local, bool(len(local)) and int(local.min()) >= 0
+        masked = keep is not None
+        if n and self._whole and not masked and value[0] == value[0]:  # it is taken: begin its step now
+            step = int(time[0]) // self.step_ns
+            if self._newest is None or step > self._newest:
+                self._turn(step)
         while at < n:
             a, b = self._hot
             c = self._overflow
@@ -143,15 +148,12 @@ class Log:
             middle = -(1 << 62) if self._newest is None else self._newest * self.step_ns
             # Without a newest step every event is past `high`, and begins one.
             high = middle + (0 if self._newest is None else self.step_ns)
-            fill = self._fill
-            fill[:] = a.n, b.n, c.n, 0
-            at = append(
-                series, time, value, _NONE if keep is None else keep, keep is not None, local, self._whole, flag,
-                self.timed, at, middle - self.step_ns, middle, high, a.series, a.time, a.value, b.series, b.time,
-                b.value, c.series, c.time, c.value, fill,
+            at, a.n, b.n, c.n, nans = append(
+                series, time, value, _NONE if keep is None else keep, masked, local, self._whole, flag,
+                self.timed, at, middle - self.step_ns, middle, high, a.series, a.time, a.value, a.n, b.series, b.time,
+                b.value, b.n, c.series, c.time, c.value, c.n,
             )  # fmt: skip
-            a.n, b.n, c.n = int(fill[0]), int(fill[1]), int(fill[2])
-            self.nans += int(fill[3])
+            self.nans += nans
             if at < n:
                 self._turn(int(time[at]) // self.step_ns)
 
@@ -197,8 +199,14 @@ class Log:
         self._forget(last)
 
     def _cells(self, a: int, b: int, width: int) -> Cells:
-        offset = np.zeros((b - a + 1) * width + 1, np.int64)
         parts = self._parts(a, b)
+        if a == b and self.reach == 1 and len(parts) == 1 and not self._named and parts[0][0] == a:
+            if len(self._offset) != width + 1:
+                self._offset = np.empty(width + 1, np.int64)
+            part = parts[0][1]
+            if ascending(part.series, part.n, self._offset):  # nobody needs the buffer any more: it is the cells
+                return Cells(a, 1, width, self._offset, part.value[: part.n], part.time[: part.n], _NO_NAMES)
+        offset = np.zeros((b - a + 1) * width + 1, np.int64)
         for step, part in parts:
             mixed = part is self._overflow
             count(part.series, part.time, part.n, mixed, self.step_ns, step, a, b, self.reach, width, offset)
@@ -298,3 +306,4 @@ class Log:
 
 
 _NONE = np.empty(0, np.bool_)
+_NO_NAMES = np.empty(0, np.int32)

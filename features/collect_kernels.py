@@ -7,20 +7,48 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-__all__ = ["append", "count", "scatter"]
+__all__ = ["append", "ascending", "beyond", "count", "scatter"]
+
+
+@njit(cache=True, nogil=True)
+def beyond(series, width):
+    """Whether there is a series that is not one of 0 .. width - 1."""
+    found = 0
+    for i in range(series.shape[0]):
+        found += 1 if np.uint64(series[i]) >= np.uint64(width) else 0
+    return found > 0
+
+
+@njit(cache=True, nogil=True)
+def ascending(series, n, offset):
+    """Whether the events come series by series already, as those of a sampler's sweep; `offset` is filled then."""
+    width = offset.shape[0] - 1
+    at = 0
+    for i in range(n):
+        s = series[i]
+        if s + 1 < at:
+            return False
+        while at <= s:
+            offset[at] = i
+            at += 1
+    while at <= width:
+        offset[at] = n
+        at += 1
+    return True
 
 
 @njit(cache=True, nogil=True)
 def append(
     series, time, value, keep, masked, local, whole, flag, timed, start, low, middle, high,
-    a_series, a_time, a_value, b_series, b_time, b_value, c_series, c_time, c_value, fill,
+    a_series, a_time, a_value, a, b_series, b_time, b_value, b, c_series, c_time, c_value, c,
 ):  # fmt: skip
     """Deal events from `start` on to [low, middle), [middle, high) and, below, the overflow; stop at `high`.
 
+    `a`, `b` and `c` are how many these hold; returns the next event, what they hold then, and NaN that were dropped.
     Blocks that lie in [middle, high) as a whole, as most do, take a path without branches.
     """
     n = series.shape[0]
-    a, b, c, nans = fill[0], fill[1], fill[2], fill[3]
+    nans = 0
     i = start
     stop = False
     while i < n and not stop:
@@ -86,8 +114,7 @@ def append(
                         c_value[c] = v
                         c += 1
             i += 1
-    fill[0], fill[1], fill[2], fill[3] = a, b, c, nans
-    return i
+    return i, a, b, c, nans
 
 
 @njit(cache=True, nogil=True)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.calendar import Clock
+from features.collect_kernels import beyond
 from features.pipeline import Group, Pipeline
 from features.rates import BOOT_METRIC
 from features.rollup import Sketches
@@ -20,29 +21,30 @@ from telemetry.watermark import NEVER, Crossings, Watermark
 
 __all__ = ["FeatureSet"]
 
+_INT, _FLOAT = np.dtype(np.int64), np.dtype(np.float64)
 _SLICE = 1 << 16  # events worked on at once, so that what one step writes the next one still finds in the cache
 FORMAT = 1
 
 
 def _uniform(events: Events) -> Events:
     """Checked, contiguous and read-only, whatever came: the kernels are compiled once and trust what they get."""
-    series, time = _fixed(events.series, np.int64), _fixed(events.time_ns, np.int64)
-    seen = _fixed(events.seen_ns, np.int64)
-    value = _fixed(events.value, np.int64 if events.value.dtype == np.int64 else np.float64)
+    series, time, seen = _fixed(events.series, _INT), _fixed(events.time_ns, _INT), _fixed(events.seen_ns, _INT)
+    value = _fixed(events.value, _INT if events.value.dtype == _INT else _FLOAT)
     if not len(series) == len(time) == len(seen) == len(value):
         raise InputError(f"events: expected arrays of one length, got {[len(a) for a in (series, time, seen, value)]}")
-    if len(series) and int(series.view(np.uint64).max()) >= len(events.keys):
+    if beyond(series, len(events.keys)):
         raise InputError(f"events: expected series from 0 to {len(events.keys) - 1}, got one beyond")
     return Events(events.keys, series, time, seen, value)
 
 
-def _fixed(array: NDArray[Any], dtype: type[np.generic]) -> NDArray[Any]:
-    if array.dtype != dtype or not array.flags.c_contiguous:
+def _fixed(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    flags = array.flags
+    if array.dtype != dtype or not flags.c_contiguous:
         array = np.ascontiguousarray(array, dtype)
-    if not array.flags.writeable:
+    elif not flags.writeable:
         return array
     view = array.view()
-    view.flags.writeable = False
+    view.setflags(write=False)
     return view
 
 

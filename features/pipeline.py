@@ -22,7 +22,7 @@ class Pipeline:
         self.name, self.base, self.stages, self.max_series = name, base, tuple(stages), max_series
         self.inputs: list[SeriesKey] = []
         self._hosts: list[int] = []
-        self._host_of = np.zeros(0, np.int64)
+        self._host_of, self._alive = np.zeros(0, np.int64), np.zeros((1, 0), np.bool_)
         self.refused: dict[str, int] = {}
 
     @property
@@ -47,7 +47,9 @@ class Pipeline:
     def close(self, first: int, last: int, alive: Bool) -> Float64:
         if len(self._host_of) != len(self._hosts):
             self._host_of = np.array(self._hosts, np.int64)
-        values = self.base.close(first, last, alive.take(self._host_of, axis=1))
+            self._alive = np.ones((1, len(self._hosts)), np.bool_)
+        whole = len(alive) == 1 and bool(alive.all())  # as nearly always
+        values = self.base.close(first, last, self._alive if whole else alive.take(self._host_of, axis=1))
         if self.stages:
             ends = (np.arange(first, last + 1) + 1) * self.base.step_ns
             for stage in self.stages:
@@ -116,13 +118,18 @@ class Group:
             while n < len(runs) and runs[n][0] == runs[n - 1][1] + 1:
                 n += 1
             first, stop = runs[0][0], runs[n - 1][1]
-            starts = (np.arange(first, stop + 1) + 1) * self.step_ns - self.window_ns
-            row = np.repeat([r for _, _, r in runs[:n]], [b - a + 1 for a, b, _ in runs[:n]])
-            self._close(first, stop, crossed.host_ns[row] >= starts[:, None])
+            if first == stop:
+                row = runs[0][2]
+                alive = crossed.host_ns[row : row + 1] >= (first + 1) * self.step_ns - self.window_ns
+            else:
+                starts = (np.arange(first, stop + 1) + 1) * self.step_ns - self.window_ns
+                rows = np.repeat([r for _, _, r in runs[:n]], [b - a + 1 for a, b, _ in runs[:n]])
+                alive = crossed.host_ns[rows] >= starts[:, None]
+            self._close(first, stop, alive)
             del runs[:n]
 
     def _close(self, first: int, last: int, alive: Bool) -> None:
-        ends = (np.arange(first, last + 1) + 1) * self.step_ns
+        ends = np.arange((first + 1) * self.step_ns, (last + 2) * self.step_ns, self.step_ns)
         if len(self.pipelines) == 1:
             self.ready.append((ends, self.pipelines[0].close(first, last, alive)))
             return
@@ -140,6 +147,9 @@ class Group:
             if self.empty is None or len(self.empty.keys) != len(self.keys):
                 self.empty = self._panel(np.empty(0, np.int64), np.empty((0, len(self.keys), len(self.columns))))
             return self.empty
+        if len(self.ready) == 1 and int(self.ready[0][0][-1]) <= watermark_ns:
+            ends, values = self.ready.pop()
+            return self._panel(ends, _wider(values, len(self.keys)), clock)
         out_e, out_v, left = [], [], []
         for ends, values in self.ready:
             n = int(np.searchsorted(ends, watermark_ns, side="right"))

@@ -143,9 +143,10 @@ class WindowBase:
         self._log.drop(step, folded)
 
     def close(self, first: int, last: int, alive: Bool) -> Float64:
-        out = np.full((last - first + 1, self._width, len(self._inner)), np.nan)
+        out = np.empty((last - first + 1, self._width, len(self._inner)))
+        out.fill(np.nan)
         at = first
-        for step in sorted(k for k in self._folds if k <= last):
+        for step in sorted(k for k in self._folds if k <= last) if self._folds else ():
             self._fold(step)  # what came since the last time
             self._fill(at, step, alive[at - first :], out[at - first :])
             fold = self._folds.pop(step)

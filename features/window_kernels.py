@@ -33,6 +33,23 @@ def fill(offset, values, bits, width, alive, born, want, level, exact, probs, sp
                         row[want[7]] = 0.0
                 continue
             born[s] = True
+            if n == 1:  # as of a gauge: everything is the value
+                x = values[a]
+                if want[0] >= 0:
+                    row[want[0]] = 1.0
+                if want[1] >= 0:
+                    row[want[1]] = 0.0 + x
+                if want[2] >= 0:
+                    row[want[2]] = min(max(0.0 + x, x), x)
+                if want[3] >= 0:
+                    row[want[3]] = x
+                if want[4] >= 0:
+                    row[want[4]] = x
+                if want[7] >= 0:
+                    row[want[7]] = 1.0 if x > level else 0.0
+                for p in range(probs.shape[0]):
+                    row[spot[p]] = x
+                continue
             v = values[a:b]
             total = 0.0
             low = v[0]
@@ -63,17 +80,14 @@ def fill(offset, values, bits, width, alive, born, want, level, exact, probs, sp
                     d = v[i] - one
                     d1 += d
                     d2 += d * d
-                var = max(d2 - d1 * d1 / n, 0.0) / (n - 1) if n > 1 else np.nan
+                var = max(d2 - d1 * d1 / n, 0.0) / (n - 1)
                 if want[5] >= 0:
                     row[want[5]] = var
                 if want[6] >= 0:
                     row[want[6]] = np.sqrt(var)
             if want[7] >= 0:
                 row[want[7]] = over
-            if n == 1:  # as of a gauge: every quantile is the value
-                for p in range(probs.shape[0]):
-                    row[spot[p]] = low
-            elif probs.shape[0]:
+            if probs.shape[0]:
                 if exact or n <= 24:
                     quantiles_exact(v, bits[a:b], low, high, probs, hist, edge, edge_bits, found)
                 else:

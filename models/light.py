@@ -14,12 +14,13 @@ import numpy as np
 
 from models.keyed import pack_names, rows_that_stay, unpack_names, within
 from models.light_kernels import BUCKETS, FIELDS, UNSEEN, advance_light
+from models.light_state import ROOM
 from telemetry.errors import ConfigError, StoreError
 from telemetry.types import Float64, Panel, Scores, SeriesKey, State
 
 __all__ = ["LightModel", "quantum_of"]
 
-_VERSION = 1
+_VERSION = 2
 _DAY_NS = 86_400 * 10**9
 _AGE, _STAGGER = FIELDS.index("age"), FIELDS.index("stagger")
 
@@ -55,6 +56,13 @@ def _season(panel: Panel) -> Float64:
     if "clock_to_close_s" in have:
         over |= half & (phase == 2.0) & (panel.column("clock_to_close_s") < 300.0)
     return np.where(over, -2.0, np.where(free, np.nan, slots))
+
+
+def _lines(channels: int) -> Float64:
+    """Zeroed registers, each channel's beginning a cache line."""
+    room = np.zeros(channels * ROOM + 8)
+    first = -room.ctypes.data // 8 % 8
+    return room[first : first + channels * ROOM].reshape(channels, ROOM)
 
 
 class LightModel:
@@ -140,7 +148,7 @@ class LightModel:
         self._allocate(0)
 
     def _allocate(self, channels: int, slots: int = 0) -> None:
-        self._registers = np.zeros((channels, len(FIELDS)))
+        self._registers = _lines(channels)
         self._tails = np.zeros((channels, 3, BUCKETS, 2), np.float32)
         self._profile = np.full((channels, slots, 2), UNSEEN, np.uint16)
 
@@ -152,6 +160,8 @@ class LightModel:
     def align(self, keys: Sequence[SeriesKey]) -> None:
         """Let the state follow the keys; new ones start cold, those that left are forgotten."""
         new = tuple(keys)
+        if new is self._keys:
+            return
         if new == self._keys:
             self._keys = new  # the caller's own tuple: the same one again costs nothing
             return
@@ -176,21 +186,21 @@ class LightModel:
 
     def _settle(self, panel: Panel) -> None:
         """Take columns and window length from the first panel."""
+        channels = panel.channels
         if self._columns:
-            if panel.channels != self._columns or panel.window_ns != self._window_ns:
+            if channels != self._columns or panel.window_ns != self._window_ns:
                 raise ConfigError(
                     f"light: learnt columns {self._columns} of {self._window_ns} ns windows, "
-                    f"got {panel.channels} of {panel.window_ns} ns"
+                    f"got {channels} of {panel.window_ns} ns"
                 )
         else:
-            self._columns, self._window_ns = panel.channels, panel.window_ns
+            self._columns, self._window_ns = channels, panel.window_ns
             self._allocate(len(self._keys) * len(self._columns))
             self._stagger()
         if panel.keys is not self._keys:
             self.align(panel.keys)
         if self._slots and not self._profile.shape[1] and "clock_slot" in panel.columns:
-            channels = len(self._registers)
-            self._profile = np.full((channels, self._slots, 2), UNSEEN, np.uint16)
+            self._profile = np.full((len(self._registers), self._slots, 2), UNSEEN, np.uint16)
 
     def _settings(self) -> tuple[Float64, Float64]:
         if self._ready is None:
@@ -247,7 +257,8 @@ class LightModel:
         """Surprise of a panel's windows, scored in order as `advance` would, with the state left as it was."""
         self._settle(panel)
         kept = self._registers, self._tails, self._profile
-        self._registers, self._tails, self._profile = kept[0].copy(), kept[1].copy(), kept[2].copy()
+        self._registers, self._tails, self._profile = _lines(len(kept[0])), kept[1].copy(), kept[2].copy()
+        self._registers[:] = kept[0]
         try:
             return self.advance(panel).surprise
         finally:
@@ -258,7 +269,7 @@ class LightModel:
         return {
             "version": np.array([_VERSION, self._window_ns]),
             **pack_names(self._keys, self._columns),
-            "registers": self._registers.copy(),
+            "registers": self._registers[:, : len(FIELDS)].copy(),
             "tails": self._tails.copy(),
             "profile": self._profile.copy(),
         }
@@ -279,7 +290,8 @@ class LightModel:
             raise StoreError(f"light: registers of shape {registers.shape}, expected (channels, {len(FIELDS)})")
         self._keys, self._columns = unpack_names(state)
         self._window_ns = int(state["version"][1])
-        self._registers = registers
+        self._registers = _lines(len(registers))
+        self._registers[:, : len(FIELDS)] = registers
         self._tails = np.array(state["tails"], np.float32)
         self._profile = np.array(state["profile"], np.uint16)
         self._ready = None

@@ -356,7 +356,8 @@ def advance_light(
     prm : (len(PARAMS),) float64
     quanta : (C,) float64
         Smallest step that means something, per column; above 0.
-    r : (N, len(FIELDS)) float64
+    r : (N, len(FIELDS) or more) float64
+        Best if each row begins a cache line.
     tails : (N, 3, BUCKETS, 2) float32
         Above, below, slow views: mass and surprise.
     profile : (N, slots, 2) uint16

@@ -10,7 +10,7 @@ from numba import njit
 
 from models.light_tail import reaches, refit_tail
 
-__all__ = ["FIELDS", "PARAMS", "UNSEEN", "enter_slot", "follow_clock", "refit", "start", "watch_run"]
+__all__ = ["FIELDS", "PARAMS", "ROOM", "UNSEEN", "enter_slot", "follow_clock", "refit", "start", "watch_run"]
 
 Array = Any  # numba takes its types from the arguments
 
@@ -18,35 +18,27 @@ UNSEEN = 0xFFFF
 """Code of a slot that was never visited."""
 
 FIELDS = (
-    *("age", "level", "scale", "long_scale", "trend_free", "slow", "slow_dev", "ref", "creep_dev", "cusum_up"),
-    *("cusum_down", "cusum_size", "weight", "slow_weight", "refit_at", "run", "candidate", "candidate_dev", "slot"),
-    *("slot_sum", "slot_count", "profile", "profile_dev", "offset", "anchor", "centre", "creep_run", "flagged"),
-    *(
-        "stagger",
-        "band_up",
-        "band_down",
-        "before",
-        "move",
-        "slot_miss",
-        "miss",
-        "like",
-        "unlike",
-        "follow",
-        "hot_at",
-        "hots",
-        "again",
-        "told",
-    ),
+    *("age", "level", "long_scale", "scale", "move", "follow", "miss", "flagged"),
+    *("profile", "before", "like", "unlike", "centre", "trend_free", "slow", "cusum_up"),
+    *("cusum_down", "band_up", "band_down", "weight", "run", "refit_at", "hot_at", "hots"),
+    *("again", "slow_dev", "cusum_size", "slow_weight", "ref", "creep_dev", "creep_run", "told"),
+    *("slot", "slot_sum", "slot_count", "slot_miss", "offset", "profile_dev", "anchor", "stagger"),
+    *("candidate", "candidate_dev"),
 )
+"""A line of eight is a cache line: three for every window, one for every fourth, one for a clock, one for a run."""
 PARAMS = (
     *("alpha", "beta", "clip", "warmup", "memory", "refit", "relearn", "creep_relearn"),
     *("creep_step", "creep_gain", "creep_unit", "flag", "slot_gain", "claim"),
 )
 
-(AGE, LEVEL, SCALE, LONG, FREE, SLOW, SLOWDEV, REF, CREEP, CUP) = range(10)
-(CDOWN, CSIZE, WEIGHT, SWEIGHT, REFIT, RUN, CAND, CDEV, SLOT) = range(10, 19)
-(SSUM, SCOUNT, PROF, PDEV, OFF, ANCHOR, CENTRE, CRUN, FLAGGED) = range(19, 28)
-(STAGGER, BANDUP, BANDDOWN, BEFORE, MOVE, SMISS, MISS, LIKE, UNLIKE, FOLLOW, HOTAT, HOTS, AGAIN, TOLD) = range(28, 42)
+(AGE, LEVEL, LONG, SCALE, MOVE, FOLLOW, MISS, FLAGGED) = range(8)
+(PROF, BEFORE, LIKE, UNLIKE, CENTRE, FREE, SLOW, CUP) = range(8, 16)
+(CDOWN, BANDUP, BANDDOWN, WEIGHT, RUN, REFIT, HOTAT, HOTS) = range(16, 24)
+(AGAIN, SLOWDEV, CSIZE, SWEIGHT, REF, CREEP, CRUN, TOLD) = range(24, 32)
+(SLOT, SSUM, SCOUNT, SMISS, OFF, PDEV, ANCHOR, STAGGER) = range(32, 40)
+(CAND, CDEV) = range(40, 42)
+ROOM = 48
+"""Numbers a channel: its fields in whole cache lines."""
 
 _BAND = 3.0
 

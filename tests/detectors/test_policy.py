@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detectors.policy import ALERT, EVIDENCE, BudgetPolicy
-from telemetry.errors import ConfigError
+from telemetry.errors import ConfigError, StoreError
 from telemetry.types import SeriesKey
 
 SECOND = 1_000_000_000
@@ -101,3 +101,14 @@ def test_state_follows_the_channel() -> None:
 def test_bad_budget() -> None:
     with pytest.raises(ConfigError, match="per_day"):
         BudgetPolicy(per_day=0)
+
+
+def test_another_layout_of_state_is_refused() -> None:
+    policy = made()
+    state = dict(policy.snapshot())
+    state["ring"] = np.ascontiguousarray(state["ring"].T)
+    with pytest.raises(StoreError, match="written by another Tailwatch"):
+        policy.restore(state)
+    del state["marks"]
+    with pytest.raises(StoreError, match="policy budget"):
+        policy.restore(state)
