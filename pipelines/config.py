@@ -95,12 +95,13 @@ class Kafka(Struct, frozen=True):
 class Captures(Struct, frozen=True):
     """Captures that `watch` follows, by the name of their tap: a growing file, a folder or glob of a rotated set, a
     named pipe, or "-" for standard input. Several are matched with each other. Their series get a host of their own.
-    `detail` is "windows" (per second) or "packets" (every measurement).
+    `detail` is "packets" (every measurement, what the catalogue is made for) or "windows" (a second each: for links so
+    busy that the former lags).
     """
 
     taps: dict[str, str] = {}
     host: str = "wire"
-    detail: Literal["windows", "packets"] = "windows"
+    detail: Literal["packets", "windows"] = "packets"
 
 
 class Config(Struct, frozen=True):

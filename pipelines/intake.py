@@ -197,16 +197,16 @@ def _widen(source: str) -> None:
 
 
 class Delivery(threading.Thread):
-    """Sends what the outbox holds, with a database connection of its own, until `stop` is set and once more then."""
+    """Sends what the outbox holds, with a database connection of its own, until `over` is set and once more then."""
 
     def __init__(
-        self, config: Config, sinks: Sequence[Sink], stop: threading.Event, trouble: Trouble,
+        self, config: Config, sinks: Sequence[Sink], over: threading.Event, trouble: Trouble,
         clock: Callable[[], Nanos],
     ) -> None:  # fmt: skip
         super().__init__(name="delivery", daemon=True)
         self.sinks = sinks
         self.sent = 0
-        self._config, self._stopping, self._trouble, self._clock = config, stop, trouble, clock
+        self._config, self._over, self._trouble, self._clock = config, over, trouble, clock
 
     def configure(self, config: Config, sinks: Sequence[Sink]) -> None:
         """Go on with other sinks."""
@@ -216,7 +216,7 @@ class Delivery(threading.Thread):
         refreshed: Nanos | None = None
         last = False
         while not last:
-            last = self._stopping.wait(1.0)
+            last = self._over.wait(1.0)
             try:
                 with StateDB(self._config.state) as state:  # anew each time: the database may have been away
                     now = self._clock()

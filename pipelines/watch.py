@@ -136,7 +136,8 @@ class Watcher:
                 boot_id=known_boot(Path(config.store), host),
             )
             known_boot(Path(config.store), host, self.harvester.boot_id)
-        self._delivery = Delivery(config, self.sinks, self.stop, self._trouble, clock)
+        self._over = threading.Event()
+        self._delivery = Delivery(config, self.sinks, self._over, self._trouble, clock)
         self._champions = self._versions()
 
     def _make_engine(self) -> None:
@@ -156,8 +157,6 @@ class Watcher:
         """Flush, checkpoint, give the lease back, close."""
         try:
             if self.captures is not None:
-                if not self.captures.durable:
-                    self._take_captures(last=True)
                 self.captures.close()
             self.store.flush()
             self.engine.checkpoint(self._clock())
@@ -185,8 +184,11 @@ class Watcher:
         care = Care(self.store, round(settings.keep_days * DAY), round(settings.max_gb * 1e9), None)
         try:
             self._loop(seconds, care)
+            if self.captures is not None and not self.captures.durable:
+                self._take_captures(last=True)  # what is still open; it cannot be read again
         finally:
             self.stop.set()
+            self._over.set()  # one more delivery, of what the last step found
             for helper in helpers:
                 helper.join(timeout=15)
             care.close()
@@ -355,8 +357,7 @@ class Watcher:
             self._trouble("lease", error)
 
     def _maintain(self) -> None:
-        self._attempt("store", self.store.flush)
-        if not self._attempt("checkpoint", lambda: self.engine.checkpoint(self._clock())):
+        if not self._attempt("checkpoint", self._checkpoint):
             return
         if Path(self.config.tracking.removeprefix("sqlite:///")).exists():
             subprocess.Popen(
@@ -370,6 +371,13 @@ class Watcher:
             raise
         except TailwatchError as error:
             self._trouble("champions", error)
+
+    def _checkpoint(self) -> None:
+        """Save the memory; the rows that it has seen are with the kernel before."""
+        self.store.flush()
+        if self.captures is not None:
+            self.captures.flush()
+        self.engine.checkpoint(self._clock())
 
     def _trim(self) -> None:
         now, scoring = self._clock(), self.config.scoring
@@ -391,7 +399,7 @@ class Watcher:
             if fixed:
                 log.warning("reload: %s: changes need a restart", ", ".join(fixed))
             sinks = make_sinks(fresh)
-            self.engine.checkpoint(self._clock())
+            self._checkpoint()
             before, self.config, self.sinks = (self.config, self.sinks), fresh, sinks
             try:
                 self._renew_engine()
