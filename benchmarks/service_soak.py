@@ -7,9 +7,7 @@ of the resident memory over event time, after the first quarter.
 
 from __future__ import annotations
 
-import gc
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -28,30 +26,53 @@ START = 1_790_000_000 * SECOND
 NAMES = ("irq_total", "softirq_total", "thread_wait_ns_total", "sched_wait_ns_total", "nic_rx_packets_total")
 
 
+STORM = (  # a host whose context switches and threads' waits storm: what the catalogue knows as an incident
+    (SeriesKey.of("h", "context_switches_total"), 3_000.0),
+    (SeriesKey.of("h", "irq_total", cpu=0, irq="LOC"), 250.0),
+    (SeriesKey.of("h", "thread_wait_ns_total", process="strat"), 3e6),
+    (SeriesKey.of("h", "thread_wait_ns_total", process="pub"), 2e6),
+)
+
+
 def keys_of(series: int) -> tuple[SeriesKey, ...]:
     """Series that the catalogue watches: interrupts, softirqs, waits of threads and cpus, packets of a device."""
-    return tuple(
-        SeriesKey.of("h", NAMES[i % 5], cpu=i // 5, irq=i, type="NET_RX", process=f"p{i}", device="eth0")
-        for i in range(series)
+    many = range(series - len(STORM))
+    return (
+        *(key for key, _ in STORM),
+        *(
+            SeriesKey.of("h", NAMES[i % 5], cpu=i // 5, irq=i, type="NET_RX", process=f"p{i}", device="eth0")
+            for i in many
+        ),
     )
 
 
-def day(series: int, hours: float, seconds_a_batch: int = 10) -> Iterator[Events]:
-    """Counters at 1 Hz that advance as Poisson counts; each half an hour a twentieth of them storms for 20 s."""
+def day(series: int, hours: float, seconds: int = 10) -> Iterator[Events]:
+    """Batches of counters that advance as Poisson counts: 1 Hz, those of the storm 10 Hz.
+
+    Each half an hour the host storms for a minute, and with it a twentieth of all series.
+    """
     rng = np.random.default_rng(3)
-    keys, index = keys_of(series), np.arange(series)
+    keys, few = keys_of(series), len(STORM)
+    slow = np.array([[50.0] * (series - few)])
+    fast = np.array([[per_second / 10 for _, per_second in STORM]])
+    at = np.concatenate(
+        [np.repeat(np.arange(seconds) * SECOND, series - few), np.repeat(np.arange(10 * seconds) * SECOND // 10, few)]
+    )
+    index = np.concatenate([np.tile(np.arange(few, series), seconds), np.tile(np.arange(few), 10 * seconds)])
+    order = np.argsort(at, kind="stable")
+    at, index = at[order], index[order]
     index.setflags(write=False)
-    many = np.tile(index, seconds_a_batch)
-    many.setflags(write=False)
-    totals = np.zeros(series, np.int64)
-    for first in range(0, int(hours * 3600), seconds_a_batch):
-        rate = np.full((seconds_a_batch, series), 50.0)
-        if first % 1800 >= 1780:
-            rate[:, ::20] = 5000.0
-        values = totals + np.cumsum(rng.poisson(rate), axis=0)
-        totals = values[-1].copy()
-        t = np.repeat(START + (first + np.arange(seconds_a_batch)) * SECOND, series)
-        yield Events(keys, many, t, t, values.reshape(-1))
+    totals = [np.zeros(series - few, np.int64), np.zeros(few, np.int64)]
+    for first in range(0, int(hours * 3600), seconds):
+        storm = first % 1800 >= 1740
+        rate = [np.repeat(slow, seconds, axis=0), np.repeat(fast, 10 * seconds, axis=0)]
+        if storm:
+            rate[0][:, ::20] *= 60
+            rate[1] *= 60
+        values = [total + np.cumsum(rng.poisson(r), axis=0) for total, r in zip(totals, rate, strict=True)]
+        totals = [v[-1].copy() for v in values]
+        t = START + first * SECOND + at
+        yield Events(keys, index, t, t, np.concatenate([v.reshape(-1) for v in values])[order])
 
 
 def soak(series: int, hours: float, folder: Path) -> dict[str, object]:
@@ -61,17 +82,13 @@ def soak(series: int, hours: float, folder: Path) -> dict[str, object]:
     from pipelines.live import live_detectors, make_grouper
     from pipelines.sinks import deliver, make_sinks
     from pipelines.state import StateDB
+    from pipelines.upkeep import trim
     from telemetry.store import Store
 
     config = Config(sinks=Sinks(jsonl=str(folder / "out.jsonl"), max_per_minute=10_000))
     sinks = make_sinks(config)
     curve: list[tuple[float, float]] = []
-    trace = os.environ.get("SOAK_TRACE")
-    if trace:
-        import tracemalloc
-
-        tracemalloc.start(12)
-    begun, alerts, incidents, before = time.process_time(), 0, 0, None
+    begun, alerts, incidents = time.process_time(), 0, 0
     with StateDB(folder / "state.db") as state, Store(folder / "store", background=True, on_full="drop") as store:
         engine = Engine(
             state, "main", live_detectors(state), make_grouper(config), folder / "ck", sinks=[s.name for s in sinks]
@@ -89,14 +106,11 @@ def soak(series: int, hours: float, folder: Path) -> dict[str, object]:
                 store.trim(seen_before_ns=now - 3600 * SECOND)
             if turn % 30 == 29:
                 curve.append(((turn + 1) / 360, rss_mb()))
-            if trace and turn % 360 == 359:
-                gc.collect()
-                shot = tracemalloc.take_snapshot()
-                if before is not None:
-                    print(f"--- hour {(turn + 1) / 360:.0f}", file=sys.stderr)
-                    for stat in shot.compare_to(before, "traceback")[:8]:
-                        print(stat, *stat.traceback.format()[-6:], sep="\n", file=sys.stderr)
-                before = shot
+            if turn % 360 == 359:
+                trim(state, now - 3600 * SECOND)
+                spent = time.process_time() - begun
+                told = f"{curve[-1][1]:.0f} MB, {alerts} alerts, {incidents} incidents, {spent:.0f} CPU s"
+                print(f"hour {(turn + 1) / 360:.0f}: {told}", file=sys.stderr, flush=True)
     return {
         "curve": curve, "alerts": alerts, "incidents": incidents, "cpu_s": time.process_time() - begun,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
