@@ -1,10 +1,11 @@
 """Lasting changes of a level: the shift head.
 
-The last 3 to 14 values are held against the segment since the last change: all of them must lie beyond half the way
-from its median to theirs. How likely one value is to do that is read off the channel's own last 150 deviations, so a
-series with spikes needs more values than a quiet one; k values in a row make k times the surprise of one. Fewer than
-ten values must also move by 5 % of the level, else a short excursion would count as a change. After a change the
-segment starts anew. No distribution is assumed; a spike alone never counts.
+The last 3 to 14 values are held against those before them (32 at most, since the last change): all must lie beyond half
+the way from the median of those to theirs. How likely one value is to do that is read off the channel's own last 150
+deviations, so a series with spikes needs more values than a quiet one; k values in a row make k times the surprise of
+one. Fewer than ten values must also move by 5 % of the level, else a short excursion would count as a change. After a
+change the segment starts anew. No distribution is assumed; a spike alone never counts, and the end of a short, small excursion is
+the same event as its start.
 """
 
 from __future__ import annotations
@@ -20,19 +21,23 @@ from telemetry.types import Float64, Int8, Panel, Scores, SeriesKey, State
 
 __all__ = ["BAR", "ShiftModel"]
 
-BAR = 9.0
+BAR = 8.5
 """Surprise from which a change is a change, and the segment starts anew."""
 
-_VERSION = 1
+_VERSION = 2
 _RING = 128
 _DEVIATIONS = 150
-_REFERENCE = 80
+_REFERENCE = 32
 _LEAST = 6
-_HOLD = 10
+_HOLD = 18
+"""Rows after which a deviation is learnt: longer than the longest run, so that a change is not its own precedent."""
+_BACK = 25
+_BACK_SHARE = 0.04
+"""A return within as many rows, of a move less than this share of the level, is no new event."""
 _SHORT = 10
 _RUNS = (3, 4, 5, 6, 8, 10, 12, 14)
-_SEEN, _START, _DEVS, _MID = range(4)
-_FIELDS = 4
+_SEEN, _START, _DEVS, _MID, _BEFORE = range(5)
+_FIELDS = 5
 
 
 @njit(cache=True, nogil=True)
@@ -59,6 +64,8 @@ def _step(x: float, ring: Float64, devs: Float64, reg: Float64, bar: float, leas
     ring[m % _RING] = x
     m += 1
     reg[_SEEN] = m
+    if m == 1:
+        reg[_BEFORE] = np.inf
     if m % 4 == 0 or m - start < 40:
         first = max(start, m - 3 - _REFERENCE)
         if m - 3 > first:
@@ -96,8 +103,13 @@ def _step(x: float, ring: Float64, devs: Float64, reg: Float64, bar: float, leas
             continue
         best = surprise
         if best >= bar:
+            new = _middle(last)
+            small = m - k - start < _BACK and abs(move) < _BACK_SHARE * abs(level)
+            if small and abs(new - reg[_BEFORE]) < 0.25 * abs(move):
+                best = 0.9 * bar
             reg[_START] = start = m - k
-            reg[_MID] = _middle(last)
+            reg[_MID] = new
+            reg[_BEFORE] = level
             break
     old = m - 1 - _HOLD
     if old >= start:

@@ -62,6 +62,13 @@ def test_there_and_back():
     assert side.tolist() == [1, -1]
 
 
+@pytest.mark.parametrize(("height", "reports"), [(4.0, 1), (20.0, 2)])
+def test_the_end_of_a_short_small_excursion_is_no_new_event(height, reports):
+    x = noise(1200, 1)
+    x[500:516] += height
+    assert len(changes(x)[0]) == reports
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_noise_and_lone_spikes_are_no_changes(seed):
     rng = np.random.default_rng(seed)
