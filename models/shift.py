@@ -4,8 +4,8 @@ The last 3 to 14 values are held against those before them (32 at most, since th
 the way from the median of those to theirs. How likely one value is to do that is read off the channel's own last 150
 deviations, so a series with spikes needs more values than a quiet one; k values in a row make k times the surprise of
 one. Fewer than ten values must also move by 5 % of the level, else a short excursion would count as a change. After a
-change the segment starts anew. No distribution is assumed; a spike alone never counts, and the end of a short, small excursion is
-the same event as its start.
+change the segment starts anew. No distribution is assumed; a spike alone never counts, and the end of a short, small
+excursion is the same event as its start.
 """
 
 from __future__ import annotations
