@@ -52,7 +52,7 @@ def reaches(tails: Array, n: int, j: int, goal: float) -> float:
     return _EDGES[b]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def refit_tail(tails: Array, n: int, j: int, weight: float, memory: float) -> None:
     """Fit a generalised Pareto tail to the excesses over the 95 % quantile and tabulate -log10 p at each edge.
 
@@ -76,24 +76,25 @@ def refit_tail(tails: Array, n: int, j: int, weight: float, memory: float) -> No
         for b in range(BUCKETS):
             h[b, 0] *= shrink
         weight = memory
-    allowed = 0.05 * weight
+    room = np.empty(3 * BUCKETS)
+    past, seen, fitted = room[:BUCKETS], room[BUCKETS : 2 * BUCKETS], room[2 * BUCKETS :]
     total = 0.0
-    at = BUCKETS
-    while at > ONE and total + h[at - 1, 0] <= allowed:
+    for b in range(BUCKETS - 1, -1, -1):
+        total += float(h[b, 0])
+        past[b] = total  # mass at or above the edge
+    allowed = 0.05 * weight
+    at = BUCKETS - 1
+    while at > ONE and past[at - 1] <= allowed:
         at -= 1
-        total += h[at, 0]
-    if at == BUCKETS:
-        at = BUCKETS - 1
-        total = float(h[at, 0])
+    total = past[at]
     t = _EDGES[at]
     m1 = 0.0
     m2 = 0.0
     for b in range(at, BUCKETS):
         c = float(h[b, 0])
-        if c > 0.0:
-            y = _MIDDLES[b] - t
-            m1 += c * y
-            m2 += c * y * y
+        y = _MIDDLES[b] - t
+        m1 += c * y
+        m2 += c * y * y
     # with few excesses sizes are unknown: assume them large and their tail heavy
     prior = max(0.25 * t + 0.1, 2.0 / (1.0 + total))
     mean = (m1 + 4.0 * prior) / (total + 4.0)
@@ -107,17 +108,20 @@ def refit_tail(tails: Array, n: int, j: int, weight: float, memory: float) -> No
     slope = shape / (mean * (1.0 - shape))
     per = 1.0 / shape
     above = _log10((weight + 1.0) / (total + 1.0))
-    past = 0.0
-    seen = _log10(weight + 1.0)
-    for b in range(BUCKETS - 1, -1, -1):
-        c = float(h[b, 0])
-        if c > 0.0:
-            past += c
-            seen = _log10((weight + 1.0) / ((past if past > 1.0 else 1.0) + 1.0))
-        if b < at:
-            h[b, 1] = seen if b >= ONE else min(seen, above * _EDGES[b] * _EDGES[b])
-            continue
-        s = above + _log10(1.0 + slope * (_EDGES[b] - t)) * per
-        if past >= 0.01 and seen < s:
-            s = seen
-        h[b, 1] = s
+    never = _log10(weight + 1.0)
+    # loops without branches: eight buckets at once
+    for b in range(BUCKETS):
+        seen[b] = (weight + 1.0) / ((past[b] if past[b] > 1.0 else 1.0) + 1.0)
+        grown = 1.0 + slope * (_EDGES[b] - t)
+        fitted[b] = grown if grown > 1.0 else 1.0
+    for b in range(BUCKETS):
+        seen[b] = _log10(seen[b])
+    for b in range(BUCKETS):
+        fitted[b] = above + _log10(fitted[b]) * per
+    for b in range(BUCKETS):
+        if past[b] == 0.0:
+            seen[b] = never
+    for b in range(at):
+        h[b, 1] = seen[b] if b >= ONE else min(seen[b], above * _EDGES[b] * _EDGES[b])
+    for b in range(at, BUCKETS):
+        h[b, 1] = seen[b] if past[b] >= 0.01 and seen[b] < fitted[b] else fitted[b]
