@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from telemetry.host.config import ConfigWatch
+from telemetry.host.incident import IncidentTier
 from telemetry.host.processes import ProcessWatch
 from telemetry.host.tier import Tier
 from telemetry.procfs import cgroup_set, namespace_set, online_cpus, standard_set
@@ -53,6 +54,8 @@ class _Own:
 class Harvester:
     """Samples of one host.
 
+    Rates: `fast_hz`, `hz`, once a second, and, while an incident is open, the heavy files once a second too.
+
     Parameters
     ----------
     root : path
@@ -72,6 +75,9 @@ class Harvester:
         The one last seen; another gives ``boot_id_changed``.
     followers : sequence of Follower
         What else there is to read at the base rate (log files, records in memory).
+    trigger : path, optional
+        While this file is younger than `trigger_s` (touch it to begin or prolong, remove it to end), what is too
+        costly to be read always is read once a second: see `telemetry.host.heavy`.
 
     Examples
     --------
@@ -91,6 +97,8 @@ class Harvester:
         namespaces: bool = True,
         boot_id: str = "",
         followers: Sequence[Follower] = (),
+        trigger: str | Path | None = None,
+        trigger_s: float = 300.0,
     ) -> None:
         self.host, self.root = host, Path(root)
         self.hz, self.fast_hz = hz, max(fast_hz, 0.0)
@@ -112,6 +120,7 @@ class Harvester:
                 self._base.replace(cgroup_set(self.root, host, pattern[7:]).base)
         self._watch = ProcessWatch(self.root, host, processes, namespaces=namespaces)
         self._config = ConfigWatch(self.root, host, boot_id)
+        self._incident = IncidentTier(self.root, host, self._watch, trigger, trigger_s)
         self._followers = list(followers)
         self._look()
 
@@ -122,7 +131,8 @@ class Harvester:
     @property
     def missing(self) -> dict[str, str]:
         """What cannot be read, and why."""
-        return {name: why for tier in self._tiers for name, why in tier.missing.items()}
+        tiers = (*self._tiers, *self._incident.tiers)
+        return {name: why for tier in tiers for name, why in tier.missing.items()}
 
     @property
     def keys(self) -> tuple[SeriesKey, ...]:
@@ -138,6 +148,10 @@ class Harvester:
     def cpus(self) -> list[str]:
         """The online CPUs."""
         return online_cpus(self.root)
+
+    def incident(self, is_open: bool) -> None:
+        """Say whether an incident is open: from the next second on, the heavy files are read as well, or no more."""
+        self._incident.asked = is_open
 
     def late(self, late_ns: Nanos) -> None:
         """Say how late the coming sample is; it becomes the series ``sampler_late_ns``."""
@@ -158,6 +172,7 @@ class Harvester:
         if tick % self._slow_every == 0:
             out.append(self._slow.sample())
             out.append(self._config.look())
+            out.extend(self._incident.sample())
         if tick and tick % self._look_every == 0:
             self._look()
         self._own.cost_ns += time.thread_time_ns() - start
@@ -168,6 +183,7 @@ class Harvester:
         for tier in self._tiers:
             tier.close()
         self._config.close()
+        self._incident.close()
         for follower in self._followers:
             follower.close()
 

@@ -44,7 +44,7 @@ class ProcessWatch:
         self._looks = 0
         self._seen: set[int] = set()
         self._watched: dict[int, tuple[ThreadTimes, ThreadStates]] = {}
-        self._nets: dict[str, tuple[int, Set]] = {}
+        self._nets: dict[str, tuple[int, str, Set]] = {}
         self._of_pid: dict[int, str] = {}
         self._own_net = self._net_of("self")
 
@@ -52,6 +52,11 @@ class ProcessWatch:
     def watched(self) -> dict[int, str]:
         """Process ids and names."""
         return {pid: times.process for pid, (times, _) in self._watched.items()}
+
+    @property
+    def nets(self) -> dict[str, str]:
+        """Names of the network namespaces (our own is "") and the folders of their tables."""
+        return {"": "proc/net"} | {label: f"proc/{pid}/net" for pid, label, _ in self._nets.values()}
 
     def look(self) -> tuple[Set, Set]:
         """Return the sources that came and that went since the last look."""
@@ -93,8 +98,8 @@ class ProcessWatch:
     def _scan_nets(self, came: Set, gone: Set) -> None:
         alive = dict.fromkeys(self._of_pid.values())
         # A namespace is read through one of its processes: when that ends, through another.
-        for net in [n for n, (pid, _) in self._nets.items() if n not in alive or self._of_pid.get(pid) != n]:
-            for mine, other in zip(gone, self._nets.pop(net)[1], strict=True):
+        for net in [n for n, (pid, _, _) in self._nets.items() if n not in alive or self._of_pid.get(pid) != n]:
+            for mine, other in zip(gone, self._nets.pop(net)[2], strict=True):
                 mine.extend(other)
         names: dict[str, str] | None = None
         for pid, net in sorted(self._of_pid.items()):
@@ -103,7 +108,7 @@ class ProcessWatch:
             names = self._net_names() if names is None else names
             label = names.get(net, net)
             sources = namespace_set(self._root, self._host, f"proc/{pid}/net", label)
-            self._nets[net] = (pid, sources)
+            self._nets[net] = (pid, label, sources)
             for mine, other in zip(came, sources, strict=True):
                 mine.extend(other)
 
