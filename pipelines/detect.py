@@ -88,7 +88,7 @@ def score_table(table: Table, *, purpose: Purpose = "all", budget: Budget | None
         One surprise over all columns, with the columns that contribute most.
     """
     from detectors.policy import ALERT
-    from detectors.policy_rows import BUDGET_POWER, THRESHOLD, USUAL, RowsPolicy
+    from detectors.policy_rows import BUDGET_POWER, KEEP, THRESHOLD, USUAL, RowsPolicy
 
     budget = budget or Budget()
     panel = _panel(table)
@@ -123,8 +123,19 @@ def score_table(table: Table, *, purpose: Purpose = "all", budget: Budget | None
             alert = told
         else:
             surprise = np.where(told, np.fmax(surprise, moved), surprise)
-            score = np.where(told, np.maximum(score, SHIFT_NOTE), score)
+            score = np.where(_apart(told, KEEP), np.maximum(score, SHIFT_NOTE), score)
     return Scored(surprise, score, alert)
+
+
+def _apart(told: Bool, rows: int) -> Bool:
+    """Those that come at least `rows` after the last one kept: a series that always moves is noted now and then."""
+    out = np.zeros_like(told)
+    for c in range(told.shape[1]):
+        last = -rows
+        for i in np.flatnonzero(told[:, c]).tolist():
+            if i - last >= rows:
+                out[i, c], last = True, i
+    return out
 
 
 def _score_joint(table: Table, panel: Panel, budget: Budget) -> Scored:
