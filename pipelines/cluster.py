@@ -10,9 +10,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from telemetry.errors import ConfigError
 
@@ -22,15 +22,30 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+class Here(Executor):
+    """Runs a task when it is handed in, in this process."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
 @contextmanager
 def executor(cluster: str | None = None, jobs: int | None = None) -> Iterator[Executor]:
-    """An Executor: `jobs` processes here (default: one a CPU), or the Dask cluster at `cluster`.
+    """An Executor: `jobs` processes here (default: one a CPU; 1 is this one), or the Dask cluster at `cluster`.
 
     Raises
     ------
     ConfigError
         The scheduler does not answer, or the extra is not installed.
     """
+    if cluster is None and jobs == 1:
+        yield Here()
+        return
     if cluster is None:
         context = multiprocessing.get_context("spawn")  # locks and threads of Arrow do not survive a fork
         with ProcessPoolExecutor(jobs or os.cpu_count() or 1, mp_context=context) as pool:
@@ -52,8 +67,18 @@ def run_all(
     pool: Executor, task: Callable[[T], R], work: Sequence[T], progress: Callable[[int], None] | None = None
 ) -> list[R]:
     """Run `task` on each item; results in the order of `work`, whatever the order they came in."""
-    futures = [pool.submit(task, item) for item in work]
-    for done, _ in enumerate(as_completed(futures), 1):
+    done = 0
+
+    def count(_: Future[R]) -> None:
+        nonlocal done
+        done += 1
         if progress is not None:
             progress(done)
+
+    futures = []
+    for item in work:
+        futures.append(pool.submit(task, item))
+        futures[-1].add_done_callback(count)
+    for _ in as_completed(futures):
+        pass
     return [f.result() for f in futures]

@@ -16,7 +16,7 @@ import numpy as np
 from telemetry.labels import matches_scope
 from telemetry.types import Alert, Incident, Label, Nanos
 
-__all__ = ["Evaluation", "Finding", "Match", "evaluate", "findings", "share", "wilson"]
+__all__ = ["Evaluation", "Finding", "Match", "covered", "evaluate", "findings", "share", "wilson"]
 
 SECOND = 1_000_000_000
 JOIN_NS = 60 * SECOND
@@ -189,12 +189,12 @@ def evaluate(
         if f.at_ns - last >= JOIN_NS:
             false.append(f)
         last = f.at_ns
-    busy = _covered([(x.start_ns, x.end_ns + recovery) for x in real], from_ns, to_ns)
+    busy = covered([(x.start_ns, x.end_ns + recovery) for x in real], from_ns, to_ns)
     matches = tuple(Match(x, f, n) for x, f, n in zip(real, first, more, strict=True))
     return Evaluation(matches, tuple(false), max(0, to_ns - from_ns - busy))
 
 
-def _covered(spans: Sequence[tuple[Nanos, Nanos]], lo: Nanos, hi: Nanos) -> Nanos:
+def covered(spans: Sequence[tuple[Nanos, Nanos]], lo: Nanos, hi: Nanos) -> Nanos:
     """Length of the union of spans within [lo, hi)."""
     total, at = 0, lo
     for a, b in sorted(spans):

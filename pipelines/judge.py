@@ -2,87 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+import math
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.backtest import Outcome, regressions
+from pipelines.casebook import SHOWN, BacktestReport, rows_by_incident, rows_by_kind
 from pipelines.plots import costs_png, timeline_png
-from pipelines.registry import Dossier, Registry
+from pipelines.registry import Dossier
+from pipelines.tracking import Tracker
+from telemetry.labels import format_time
 from telemetry.types import Label
 
-__all__ = ["dossier", "log_outcome", "save_pictures", "show"]
+__all__ = ["dossier", "log_outcome", "show"]
 
 
 def show(outcomes: Sequence[Outcome]) -> None:
-    """Print a table, the misses and the false alarms first."""
+    """Print the misses and the false alarms first, then tables: figures with intervals, and by kind."""
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
-    table = Table("detector", "found", "recall (95 %)", "precision", "F1", "false/day", "delay p50, p90 s", "CPU s")
+    console = Console(width=None if sys.stdout.isatty() else 40 + 24 * len(outcomes))
+
+    def say(text: str, style: str) -> None:
+        console.print(text, style=style, soft_wrap=True, highlight=False)
+
     for o in outcomes:
-        e = o.evaluation
-        lo, hi = o.intervals.get("event_recall", (float("nan"), float("nan")))
-        recall = f"{e.recall:.2f} ({lo:.2f}..{hi:.2f})"
-        table.add_row(
-            o.candidate.label, f"{e.found}/{len(e.matches)}", recall, f"{e.precision:.2f}",
-            f"{e.f1:.2f}", f"{e.false_per_day:.2f}", f"{e.delay_s(0.5):.2f}, {e.delay_s(0.9):.2f}", f"{o.seconds:.1f}",
-        )  # fmt: skip
-    for o in outcomes:
+        name = o.candidate.label
         for m in o.evaluation.matches:
             if m.finding is None:
-                console.print(
-                    f"missed  {o.candidate.label}: {m.label.id} ({m.label.kind}) {m.label.scope}", style="red"
-                )
+                say(f"missed  {name}: {m.label.id} ({m.label.kind}) {m.label.scope}", "red")
         for f in o.evaluation.false[:20]:
-            console.print(f"false   {o.candidate.label}: at {f.at_ns} {f.place}", style="yellow", highlight=False)
+            say(f"false   {name}: at {format_time(f.at_ns)} {f.place}", "yellow")
         if len(o.evaluation.false) > 20:
-            console.print(f"        ... and {len(o.evaluation.false) - 20} more", style="yellow")
+            say(f"        ... and {len(o.evaluation.false) - 20} more", "yellow")
+    table = Table("figure (95 % interval)", *(o.candidate.label for o in outcomes))
+    table.add_row("found", *(f"{o.evaluation.found}/{len(o.evaluation.matches)}" for o in outcomes))
+    whole = [o.figures() for o in outcomes]
+    for name, title in SHOWN:
+        table.add_row(title, *(_cell(figures, name) for figures in whole))
+    table.add_row("CPU s", *(f"{o.seconds:.1f}" for o in outcomes))
+    kinds = sorted({k for o in outcomes for k in o.by_kind})
+    if len(kinds) > 1:
+        by_kind = Table("kind", *(o.candidate.label for o in outcomes), title="found by kind (median delay)")
+        rows = [{r["kind"]: r for r in rows_by_kind(o)} for o in outcomes]
+        for kind in kinds:
+            by_kind.add_row(kind, *(_kind_cell(r.get(kind)) for r in rows))
+        console.print(by_kind)
     console.print(table)
 
 
-def rows_by_incident(outcome: Outcome) -> list[dict[str, Any]]:
-    """One row a labelled incident: was it found, how late."""
-    return [
-        {
-            "incident": m.label.id,
-            "kind": m.label.kind,
-            "scope": m.label.scope,
-            "start_ns": m.label.start_ns,
-            "found": m.finding is not None,
-            "delay_s": None if m.delay_ns is None else m.delay_ns / 1e9,
-        }
-        for m in outcome.evaluation.matches
-    ]
+def _cell(figures: Mapping[str, float], name: str) -> str:
+    value, lo, hi = (figures.get(k, math.nan) for k in (name, f"{name}_lo", f"{name}_hi"))
+    if math.isnan(value):
+        return "-"
+    return f"{value:.2f}" if math.isnan(lo) else f"{value:.2f} ({lo:.2f}..{hi:.2f})"
 
 
-def pictures(outcome: Outcome, labels: Sequence[Label]) -> dict[str, bytes]:
-    """PNG by file name."""
+def _kind_cell(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    late = "" if math.isnan(row["delay_p50_s"]) else f" ({row['delay_p50_s']:.1f} s)"
+    return f"{row['found']}/{row['labels']}{late}"
+
+
+def pictures(outcome: Outcome, report: BacktestReport) -> dict[str, bytes]:
+    """PNG by file name: the whole, the costs of budgets, and each incident and false alarm."""
     name = outcome.candidate.label
     inside = [m.label for m in outcome.evaluation.matches]
-    out = {"timeline.png": timeline_png(*outcome.timeline, outcome.alerts, inside, f"{name}: surprise")}
+    out = {}
+    if len(outcome.tracks) == 1:
+        out["timeline.png"] = timeline_png(*outcome.timeline, outcome.alerts, inside, f"{name}: surprise")
     if outcome.costs:
         out["costs.png"] = costs_png({name: outcome.costs}, "recall against false alarms")
-    return out
+    return out | report.pictures(outcome)
 
 
-def save_pictures(outcomes: Sequence[Outcome], labels: Sequence[Label], folder: Path) -> None:
-    """Write each outcome's pictures into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for o in outcomes:
-        for name, data in pictures(o, labels).items():
-            (folder / f"{o.candidate.spec.name}-{o.candidate.version}-{name}").write_bytes(data)
-
-
-def dossier(outcome: Outcome, labels: Sequence[Label], corpus: str) -> Dossier:
-    """Everything about an outcome that goes into the registry."""
+def dossier(outcome: Outcome, labels: Sequence[Label], corpus: str, report: BacktestReport | None = None) -> Dossier:
+    """Everything about an outcome that goes into the registry (`report`: one that has drawn it already)."""
+    report = report or BacktestReport([outcome])
+    page = BacktestReport([outcome], f"{outcome.candidate.label} on {corpus}", report.most, report.drawn)
     import pandas as pd
 
     frame = pd.DataFrame([{"id": x.id, "kind": x.kind, "start_ns": x.start_ns, "end_ns": x.end_ns} for x in labels])
     return Dossier(
         metrics={corpus: outcome.figures()},
-        pictures=pictures(outcome, labels),
+        pictures=pictures(outcome, report),
+        pages={"report.html": page.html()},
         alerts=[a for a in outcome.alerts if a.grade == "alert"][:10_000],
         incidents=rows_by_incident(outcome),
         params={"backtest.from_ns": outcome.from_ns, "backtest.to_ns": outcome.to_ns},
@@ -92,19 +99,23 @@ def dossier(outcome: Outcome, labels: Sequence[Label], corpus: str) -> Dossier:
 
 
 def log_outcome(
-    registry: Registry, outcome: Outcome, labels: Sequence[Label], corpus: str, *, register: bool
+    tracker: Tracker,
+    outcome: Outcome,
+    labels: Sequence[Label],
+    corpus: str,
+    *,
+    register: bool,
+    report: BacktestReport | None = None,
 ) -> list[str]:
     """Log to MLflow (as a new version with `register`, else as a run); returns lines for the user."""
     spec = outcome.candidate.spec
     now = {str(r["incident"]): bool(r["found"]) for r in rows_by_incident(outcome)}
-    before = registry.last_incidents(spec.name, corpus)
-    full = dossier(outcome, labels, corpus)
-    lines = []
-    if register:
-        made = registry.register(spec, outcome.candidate.snapshot, full)
-        lines.append(f"{spec.name} v{made.version} registered (run {made.run_id})")
-    else:
-        lines.append(f"{spec.name}: run {registry.log_run(spec, full)}")
+    reader = tracker.reader
+    before = reader.last_incidents(spec.name, corpus) if reader else None
+    full = dossier(outcome, labels, corpus, report)
+    made = tracker.log(spec, full, snapshot=outcome.candidate.snapshot, register=register)
+    lines = [f"{spec.name} v{made.version} registered (run {made.run_id})" if made.version else
+             f"{spec.name}: {'kept' if made.spooled else 'run'} {made.run_id}"]  # fmt: skip
     if before is not None:
         version, caught = before
         lines += [

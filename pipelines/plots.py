@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from telemetry.types import Alert, Float64, Int64, Label
 
-__all__ = ["costs_png", "series_png", "timeline_png"]
+if TYPE_CHECKING:
+    from pipelines.intervals import Track
+
+__all__ = ["costs_png", "moment_png", "series_png", "timeline_png"]
 
 
-def _figure(width: float = 9.0, height: float = 3.0) -> tuple[Any, Any]:
+def _figure(width: float = 9.0, height: float = 3.0, rows: int = 1) -> tuple[Any, Any]:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    return plt.subplots(figsize=(width, height), layout="constrained")
+    return plt.subplots(rows, figsize=(width, height), layout="constrained", sharex=True)
 
 
 def _png(figure: Any) -> bytes:
@@ -52,6 +55,29 @@ def timeline_png(
     axis.plot(hits, [top * 1.05] * len(hits), "v", color="#c00000", ms=5, label="alert")
     axis.set(title=title, xlabel="seconds", ylabel="-log10 p")
     axis.legend(loc="upper left", fontsize=8)
+    return _png(figure)
+
+
+def moment_png(track: Track, from_ns: int, to_ns: int, alert_ns: Sequence[int], title: str) -> bytes:
+    """Score and alerts around a stretch of time (an incident, or an alert by itself)."""
+    window = int(np.median(track.end_ns - track.start_ns))
+    pad = max((to_ns - from_ns) // 2, 40 * window)
+    lo, hi = np.searchsorted(track.end_ns, [from_ns - pad, to_ns + pad + window])
+    figure, (above, below) = _figure(height=3.2, rows=2)
+    some = slice(max(int(lo) - 1, 0), int(hi))
+    seconds = (track.end_ns[some] - from_ns) / 1e9
+    surprise = np.where(np.isfinite(track.surprise[some]), track.surprise[some], np.nan)
+    above.plot(seconds, surprise, lw=0.8, color="#2f5597")
+    above.set(title=title[:110], ylabel="-log10 p")
+    above.title.set_fontsize(9)
+    below.plot(seconds, track.score[some], lw=0.8, color="#2f5597", label="anomaly score")
+    below.axhline(0.5, color="#808080", lw=0.8, ls="--", label="alert")
+    first, last = track.end_ns[some][[0, -1]] if len(seconds) else (from_ns, to_ns)
+    hits = [(t - from_ns) / 1e9 for t in alert_ns if first <= t <= last]
+    below.plot(hits, [1.05] * len(hits), "v", color="#c00000", ms=5)
+    below.set(ylabel="score", xlabel="seconds", ylim=(-0.05, 1.15))
+    for axis in (above, below):
+        _spans(axis, [x for x in track.labels if x.start_ns <= last and x.end_ns >= first], from_ns)
     return _png(figure)
 
 

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import socket
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from detectors.spec import DetectorSpec
 from pipelines.savefile import load_snapshots, save_snapshots
@@ -27,10 +29,16 @@ from telemetry.types import Alert, Snapshot
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default of 7 waits for minutes
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
-__all__ = ["Dossier", "Registered", "Registry", "code_digest", "parse_name"]
+__all__ = ["Dossier", "Registered", "Registry", "Unreachable", "code_digest", "parse_name"]
 
 MODEL_FILE = Path(__file__).with_name("served.py")
+
+
+class Unreachable(StoreError):
+    """The tracking server does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +57,19 @@ class Registered:
 class Dossier:
     """What a backtest or a training found, to be logged with a version.
 
-    `metrics` are grouped by data set name; `pictures` maps a file name to PNG or HTML bytes.
+    `metrics` are grouped by data set name; `pictures` maps a file name to PNG bytes, `pages` to HTML.
     """
 
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     pictures: Mapping[str, bytes] = field(default_factory=dict)
+    pages: Mapping[str, str] = field(default_factory=dict)
     alerts: Sequence[Alert] = ()
     incidents: Sequence[Mapping[str, Any]] = ()
     params: Mapping[str, Any] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     data: Any = None  # a pandas frame or None: logged as the run's input
     data_digest: str = ""
+    context: str = "evaluation"  # or training: what the data was for
 
 
 def code_digest() -> str:
@@ -97,6 +107,7 @@ class Registry:
 
     def __init__(self, tracking: str, artifacts: str = "", experiment: str = "tailwatch") -> None:
         self.tracking, self.artifacts = tracking, artifacts
+        _answers(tracking)
         with _once(tracking):
             import mlflow
             from mlflow.exceptions import MlflowException
@@ -119,7 +130,14 @@ class Registry:
         try:
             yield
         except self._error as error:
+            _answers(self.tracking)
             raise StoreError(f"MLflow at {_safe(self.tracking)}: {str(error).splitlines()[0]}") from None
+
+    @contextmanager
+    def _writing(self) -> Iterator[str]:
+        """A scratch folder, and the store to oneself: writers of one SQLite file take turns."""
+        with self._plain_errors(), _once(self.tracking), tempfile.TemporaryDirectory() as folder:
+            yield folder
 
     def register(
         self, spec: DetectorSpec, snapshot: Snapshot | None, evaluation: Dossier, *, parent: str | None = None
@@ -158,7 +176,7 @@ class Registry:
         example = pd.DataFrame(
             {"series": ['demo{host="h"}'] * 3, "time_ns": np.arange(3) * 1_000_000_000, "value": [1.0, 2.0, 1.5]}
         )
-        with self._plain_errors(), tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        with self._writing() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             spec_file = Path(folder, "spec.json")
             spec_file.write_text(json.dumps(spec.to_dict(), indent=1, sort_keys=True))
@@ -187,8 +205,8 @@ class Registry:
         """Log an evaluation without a new version; returns the run's id."""
         tags = {"tailwatch.detector": spec.name, "tailwatch.spec_digest": spec.digest, **evaluation.tags}
         nested = {"mlflow.parentRunId": parent} if parent else {}
-        start = self._mlflow.start_run(experiment_id=self._experiment, run_name=spec.name, tags={**tags, **nested})
-        with self._plain_errors(), tempfile.TemporaryDirectory() as folder, start as run:
+        about: dict[str, Any] = {"experiment_id": self._experiment, "run_name": spec.name, "tags": {**tags, **nested}}
+        with self._writing() as folder, self._mlflow.start_run(**about) as run:
             self._log_common(spec, evaluation, Path(folder))
             self._log_metrics(evaluation, None)
         return str(run.info.run_id)
@@ -203,6 +221,8 @@ class Registry:
             target = folder / file
             target.write_bytes(data)
             mlflow.log_artifact(str(target), "pictures")
+        for file, text in evaluation.pages.items():
+            mlflow.log_text(text, file)
         if evaluation.alerts:
             mlflow.log_table(_alert_table(evaluation.alerts), "alerts.json")
         if evaluation.incidents:
@@ -215,8 +235,10 @@ class Registry:
             dataset = None
             if evaluation.data is not None:
                 digest = evaluation.data_digest or None
-                dataset = mlflow.data.from_pandas(evaluation.data, name=name, digest=digest)
-                mlflow.log_input(dataset, context="evaluation")
+                with warnings.catch_warnings():  # of pandas' versions, and integers that are never missing here
+                    warnings.simplefilter("ignore")
+                    dataset = mlflow.data.from_pandas(evaluation.data, name=name, digest=digest)
+                    mlflow.log_input(dataset, context=evaluation.context)
             if model_id is not None:
                 mlflow.log_metrics(clean, model_id=model_id, dataset=dataset)
             mlflow.log_metrics({f"{name}.{k}": v for k, v in clean.items()})
@@ -362,6 +384,25 @@ def _once(tracking: str) -> Iterator[None]:
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _answers(tracking: str) -> None:
+    """Ask a server whether it is there, before MLflow asks it again and again.
+
+    Raises
+    ------
+    Unreachable
+    """
+    parts = urlsplit(tracking)
+    if not parts.hostname:
+        return
+    ports = {"http": 80, "https": 443, "mysql": 3306}
+    try:
+        port = parts.port or ports.get(parts.scheme.partition("+")[0], 5432)
+        with socket.create_connection((parts.hostname, port), timeout=5):
+            pass
+    except (OSError, ValueError) as error:
+        raise Unreachable(f"MLflow at {_safe(tracking)} does not answer ({error})") from None
 
 
 def _safe(uri: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from detectors.build import build
 from detectors.detector import Detector
 from detectors.spec import DetectorSpec
+from pipelines.reference import Reference, reference_of
 from pipelines.replay import replay
 from telemetry.errors import NoDataError
 from telemetry.source import Source
@@ -23,17 +24,23 @@ __all__ = ["Trained", "history", "train"]
 class Trained:
     """A detector fitted on and warmed by a range of history.
 
-    `alerts` are those of the warming replay (in sample: they say how noisy the detector is on its own history).
+    `alerts` are those of the warming replay (in sample: they say how noisy the detector is on its own history);
+    `reference` is what the inputs looked like, incidents masked.
     """
 
     detector: Detector
     alerts: list[Alert]
     events: int
-    series: int
+    series_events: Mapping[str, int]
     windows: int
     from_ns: Nanos
     to_ns: Nanos
     data_digest: str
+    reference: Reference
+
+    @property
+    def series(self) -> int:
+        return len(self.series_events)
 
 
 class _Counted:
@@ -42,7 +49,7 @@ class _Counted:
     def __init__(self, source: Source, progress: Callable[[int], None] | None) -> None:
         self._source, self._progress = source, progress
         self.events = 0
-        self.keys: set[str] = set()
+        self.keys: dict[str, int] = {}
         self.first, self.last = 2**62, -(2**62)
         self._hash = hashlib.blake2b(digest_size=12)
 
@@ -53,7 +60,9 @@ class _Counted:
 
     def _note(self, batch: Events) -> None:
         self.events += len(batch)
-        self.keys |= {str(k) for k in batch.keys}
+        for key, n in zip(batch.keys, np.bincount(batch.series, minlength=len(batch.keys)).tolist(), strict=True):
+            if n:
+                self.keys[str(key)] = self.keys.get(str(key), 0) + n
         self.first = min(self.first, int(batch.time_ns.min()))
         self.last = max(self.last, int(batch.time_ns.max()))
         for column in (batch.time_ns, np.asarray(batch.value, np.float64)):
@@ -119,10 +128,12 @@ def train(
     if not panels:
         raise NoDataError(f"{spec.name}: no windows in the training range; nothing was learnt")
     detector = build(spec, version)
-    detector.fit(tuple(mask(p, masked) for p in panels))
+    clean = tuple(mask(p, masked) for p in panels)
+    detector.fit(clean)
     counted = _Counted(source, progress)
     alerts = list(replay(detector, counted, from_ns, to_ns))
     windows = sum(len(p.end_ns) for p in panels)
     return Trained(
-        detector, alerts, counted.events, len(counted.keys), windows, counted.first, counted.last + 1, counted.digest
-    )
+        detector, alerts, counted.events, counted.keys, windows, counted.first, counted.last + 1, counted.digest,
+        reference_of(clean),
+    )  # fmt: skip

@@ -15,7 +15,7 @@ ROLES: tuple[Literal["champion", "challenger"], ...] = ("champion", "challenger"
 @click.option("--json", "as_json", is_flag=True, help="Print what changed as JSON.")
 @click.pass_obj
 def command(path: str | None, as_json: bool) -> None:
-    """Take up aliases that were moved in MLflow by other means: the state database follows them.
+    """Send the runs that were kept while MLflow's server was away, and take up aliases that were moved in MLflow.
 
     @champion scores live; @challenger scores in its shadow: stored, never alerting (`tailwatch status` compares).
 
@@ -30,11 +30,15 @@ def command(path: str | None, as_json: bool) -> None:
     from pathlib import Path
 
     from pipelines.config import load
-    from pipelines.registry import Registry
     from pipelines.state import Champion, StateDB
+    from pipelines.tracking import Tracker
 
     config = load(path)
-    registry = Registry(config.tracking, config.artifacts)
+    tracker = Tracker(config)
+    registry = tracker.registry
+    sent = tracker.spool.send(registry)
+    if sent:
+        click.echo(f"{sent} kept run{'s' if sent > 1 else ''} sent to MLflow", err=as_json)
     moved = []
     with StateDB(config.state) as state:
         live = {(c.detector, role): c.version for role in ROLES for c in state.champions(role)}

@@ -11,7 +11,8 @@ import pytest
 
 from benchmarks.service_crash import make_store
 from detectors.signature import load_catalogue
-from pipelines.backtest import Outcome, Task, run_task
+from pipelines.backtest import Replayed, Task, join, run_task
+from pipelines.cases import Case
 from pipelines.cluster import executor, run_all
 from pipelines.resolve import Candidate
 from telemetry.errors import ConfigError
@@ -25,18 +26,32 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[Task]:
     make_store(path, seconds=80)
     specs = {s.kind: s.spec for s in load_catalogue()}
     kinds = ("context_switch_storm", "tail_latency_creep", "cpu_contention")
-    return [Task(Candidate(specs[k], "0"), str(path), (), 0, 2**62) for k in kinds]
+    return [Task((Candidate(specs[k], "0"),), Case("store", "store", str(path), ())) for k in kinds]
 
 
-def plain(outcome: Outcome | str) -> tuple[list[str], bytes]:
-    assert isinstance(outcome, Outcome)
-    return [repr(a) for a in outcome.alerts], np.nan_to_num(outcome.timeline[1]).tobytes()
+def plain(results: list[Replayed | str]) -> tuple[list[str], bytes]:
+    (found,) = results
+    assert isinstance(found, Replayed)
+    return [repr(a) for a in found.alerts], np.nan_to_num(found.track.surprise).tobytes()
 
 
 def test_a_part_that_has_nothing_says_so(tasks: list[Task]) -> None:
-    nothing = run_task(replace(tasks[0], select='host="elsewhere"'))
+    (nothing,) = run_task(replace(tasks[0], case=replace(tasks[0].case, select='host="elsewhere"')))
     assert isinstance(nothing, str)
     assert "no windows" in nothing
+
+
+def test_hosts_apart_are_one_outcome(tasks: list[Task]) -> None:
+    (whole,) = run_task(tasks[0])
+    assert isinstance(whole, Replayed)
+    hosts = sorted({a.series.host for a in whole.alerts}) or ["h0"]
+    select = f'host="{hosts[0]}"'
+    inside = replace(tasks[0].case, select=select)
+    outside = replace(tasks[0].case, select=select.replace("=", "!="))
+    parts = [r for case in (inside, outside) for r in run_task(replace(tasks[0], case=case)) if not isinstance(r, str)]
+    one, two = join([whole], draws=0), join(parts, draws=0)
+    assert [a.id for a in one.alerts] == [a.id for a in two.alerts]
+    np.testing.assert_array_equal(one.timeline[1], two.timeline[1])
 
 
 @pytest.mark.slow
@@ -81,4 +96,4 @@ def test_no_scheduler_is_one_line() -> None:
 
 
 def test_paths_are_plain_so_that_workers_find_them(tasks: list[Task]) -> None:
-    assert Path(tasks[0].store).is_absolute()
+    assert Path(tasks[0].case.path).is_absolute()

@@ -12,11 +12,13 @@ import pytest
 
 from detectors.spec import DetectorSpec
 from pipelines.backtest import BUDGETS, backtest, regressions
+from pipelines.config import Config
 from pipelines.frames import score_frame
 from pipelines.judge import dossier, log_outcome
 from pipelines.promote import compare
 from pipelines.registry import Dossier, Registry, parse_name
 from pipelines.resolve import Candidate, resolve
+from pipelines.tracking import Tracker
 from pipelines.train import history, mask, train
 from telemetry.errors import ConfigError, NoDataError, StoreError
 from telemetry.source import ArraySource
@@ -169,7 +171,8 @@ def test_the_gate_refuses_a_deaf_challenger(events: Events) -> None:
 def test_a_regression_is_told_at_once(registry: Registry, registered: tuple[str, Snapshot], events: Events) -> None:
     deaf = replace(SPEC, policy=type(SPEC.policy)("budget", {"threshold": 50.0}))
     outcome = backtest(Candidate(deaf, "new"), ArraySource(events), LABELS, 0, 2**62)
-    lines = log_outcome(registry, outcome, LABELS, "tiny-corpus", register=False)
+    config = Config(tracking=registry.tracking, artifacts=registry.artifacts)
+    lines = log_outcome(Tracker(config), outcome, LABELS, "tiny-corpus", register=False)
     assert sum("regression" in line and "inc-" in line for line in lines) == 2
     assert regressions({"a": True, "b": False}, {"a": False, "b": False}) == ["a"]
 
