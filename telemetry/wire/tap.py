@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
@@ -84,12 +84,12 @@ class Codes:
 
     def add_seconds(self, to: Collector, rows: Int64, scale: int, offset: int) -> None:
         """Add windows (kind, id, end, count, mean, p50, p99, max)."""
-        for value, codes in enumerate(self._seconds, 3):
+        for value, codes in enumerate(self._seconds if len(rows) else (), 3):
             to.add_rows(rows, codes, scale=scale, offset=offset, later=-1, value=value)
 
     def add_ms(self, to: Collector, rows: Int64, tap: int) -> None:
         """Add windows of a whole tap (kind, end, count, max)."""
-        for value, codes in enumerate(self._ms, 2):
+        for value, codes in enumerate(self._ms if len(rows) else (), 2):
             to.add_rows(rows, codes, scale=0, offset=tap, time=1, later=-1, value=value)
 
 
@@ -140,6 +140,7 @@ class Tap:
         self.throughput = Throughput(window_ns)
         self.peaks = Peaks(window_ns)
         self._collector = collector
+        self._shapes: dict[int, tuple[str, str, Callable[[int], str], tuple[tuple[str, str], ...]]] = {}
         self.trade = TickToTrade(flows, self.feeds, named=detail == "packets")
         self._tcp_windows = self._feed_windows = self._trade_windows = self._link = None
         if detail == "windows":
@@ -189,24 +190,39 @@ class Tap:
 
     def key(self, code: int, number: int) -> SeriesKey:
         """The series of a metric (or of a statistic of it) and the number of a flow, stream or span."""
+        shape = self._shapes.get(code)
+        if shape is None:
+            shape = self._shapes[code] = self._shape(code)
+        metric, label, name, rest = shape
+        return SeriesKey(self.host, metric, ((label, name(number)), *rest) if label else rest)
+
+    def _shape(self, code: int) -> tuple[str, str, Callable[[int], str], tuple[tuple[str, str], ...]]:
+        """What the series of a code have in common: metric, the label that tells them apart and its text, the rest.
+
+        Labels come in the order of their names. Made once: a capture has tens of thousands of series.
+        """
         stat, code = divmod(code, STAT_CODE)
         metric = METRICS[code]
+        tap = ("tap", self.name)
         if stat > _MS:
             # A whole tap, per millisecond.
-            name = "" if metric.startswith("wire_") else ("count", "max")[stat - _MS - 1]
-            told = (("stat", name),) if name else ()
-            return SeriesKey(self.host, metric, (*told, ("tap", self.name), ("window", "1ms")))
-        # Labels in the order of their names, made here: a capture has tens of thousands of series.
-        told = (("stat", STATS[stat - 1]),) if stat else ()
-        window = (("window", "1s"),) if stat else ()
+            ms = (tap, ("window", "1ms"))
+            return (
+                metric,
+                "",
+                str,
+                ms if metric.startswith("wire_") else (("stat", ("count", "max")[stat - _MS - 1]), *ms),
+            )
+        rest = (("stat", STATS[stat - 1]), tap, ("window", "1s")) if stat else (tap,)
         if metric.startswith(("tcp_", "wire_", "tick_")):
-            flow = self.flows.name(number) if number >= 0 else "other"
-            return SeriesKey(self.host, metric, (("flow", flow), *told, ("tap", self.name), *window))
+            return metric, "flow", self._flow_name, rest
         if metric == "burst_peak_bytes":
-            return SeriesKey.of(self.host, metric, tap=self.name, span=span_name(SPANS[number]))
+            return metric, "span", lambda number: span_name(SPANS[number]), rest
         pair = metric in ("ab_skew_ns", "feed_lost_packets")
-        feed = self.feeds.pair_name(number) if pair else self.feeds.name(number)
-        return SeriesKey(self.host, metric, (("feed", feed), *told, ("tap", self.name), *window))
+        return metric, "feed", self.feeds.pair_name if pair else self.feeds.name, rest
+
+    def _flow_name(self, flow: int) -> str:
+        return self.flows.name(flow) if flow >= 0 else "other"
 
     def _feed_rows(self, rows: Int64) -> None:
         self._add_rows(rows, _FEED)

@@ -156,19 +156,44 @@ class Link:
 
 
 @njit(cache=True, nogil=True)
-def _peaks(n, times, lens, window, spans, clock, ring_t, ring_b, tails, sums, best, out):  # type: ignore[no-untyped-def]
-    """Rows (span number, window end, most bytes). `clock`: window, packets in, last time, ring overruns.
+def _oldest(ring_t, tail, h, until):  # type: ignore[no-untyped-def]
+    """The first place from `tail` on whose time is after `until` (the last one, ``h - 1``, is): by leaps."""
+    mask = len(ring_t) - 1
+    if ring_t[tail & mask] > until:
+        return tail
+    step = 1
+    while tail + step < h and ring_t[(tail + step) & mask] <= until:
+        tail += step
+        step *= 2
+    end = min(tail + step, h - 1)
+    while tail + 1 < end:
+        middle = (tail + end) >> 1
+        if ring_t[middle & mask] <= until:
+            tail = middle
+        else:
+            end = middle
+    return end
 
-    Three spans, from the shortest to the longest, each with its tail and sum in registers. A sum from which
-    nothing old has been taken yet is an upper bound: only where it exceeds the best is it brought up to date.
+
+@njit(cache=True, nogil=True)
+def _peaks(n, times, lens, window, spans, clock, ring_t, ring_b, tails, best, out):  # type: ignore[no-untyped-def]
+    """Rows (span number, window end, most bytes). `clock`: window, packets in, last time, ring overruns, bytes in.
+
+    Three spans, from the shortest to the longest. `ring_b` holds the bytes before each packet, so a span's sum is a
+    difference; with the tail where it was it is an upper bound, and only where that exceeds the best is the tail
+    brought up to date.
     """
     k = 0
     mask = len(ring_t) - 1
-    last, h = clock[2], clock[1]
+    h, last, total = clock[1], clock[2], clock[4]
     tail0, tail1, tail2 = tails[0], tails[1], tails[2]
-    sum0, sum1, sum2 = sums[0], sums[1], sums[2]
     best0, best1, best2 = best[0], best[1], best[2]
     span0, span1, span2 = spans[0], spans[1], spans[2]
+    # Above these totals a span may have a new best.
+    limit0 = ring_b[tail0 & mask] + best0
+    limit1 = ring_b[tail1 & mask] + best1
+    limit2 = ring_b[tail2 & mask] + best2
+    full = min(tail0, tail1, tail2) + mask
     end = (clock[0] + 1) * window if clock[0] != _NULL else _NULL
     for i in range(n):
         if times[i] == _NULL:
@@ -182,33 +207,32 @@ def _peaks(n, times, lens, window, spans, clock, ring_t, ring_b, tails, sums, be
                 out[k + 2, 0], out[k + 2, 1], out[k + 2, 2] = 2, end, best2
                 k += 3
             best0 = best1 = best2 = np.int64(0)
+            limit0 = limit1 = limit2 = _NULL
             clock[0] = t // window
             end = (clock[0] + 1) * window
-        size = np.int64(lens[i])
-        ring_t[h & mask], ring_b[h & mask] = t, size
+        ring_t[h & mask], ring_b[h & mask] = t, total
         h += 1
-        sum0 += size
-        sum1 += size
-        sum2 += size
-        if sum0 > best0 or h - tail0 > mask:
-            while ring_t[tail0 & mask] <= t - span0 or h - tail0 > mask:
-                sum0 -= ring_b[tail0 & mask]
-                tail0 += 1
-            best0 = max(best0, sum0)
-        if sum1 > best1 or h - tail1 > mask:
-            while ring_t[tail1 & mask] <= t - span1 or h - tail1 > mask:
-                sum1 -= ring_b[tail1 & mask]
-                tail1 += 1
-            best1 = max(best1, sum1)
-        if sum2 > best2 or h - tail2 > mask:
-            while ring_t[tail2 & mask] <= t - span2 or h - tail2 > mask:
-                clock[3] += ring_t[tail2 & mask] > t - span2
-                sum2 -= ring_b[tail2 & mask]
-                tail2 += 1
-            best2 = max(best2, sum2)
-    clock[1], clock[2] = h, last
+        total += lens[i]
+        if h > full:
+            # What is oldest goes, though it may lie within the longest span.
+            clock[3] += h - tail2 > mask and ring_t[tail2 & mask] > t - span2
+            tail0, tail1, tail2 = max(tail0, h - mask), max(tail1, h - mask), max(tail2, h - mask)
+            limit0 = limit1 = limit2 = _NULL
+            full = min(tail0, tail1, tail2) + mask
+        if total > limit0:
+            tail0 = _oldest(ring_t, tail0, h, t - span0)
+            best0 = max(best0, total - ring_b[tail0 & mask])
+            limit0 = ring_b[tail0 & mask] + best0
+        if total > limit1:
+            tail1 = _oldest(ring_t, tail1, h, t - span1)
+            best1 = max(best1, total - ring_b[tail1 & mask])
+            limit1 = ring_b[tail1 & mask] + best1
+        if total > limit2:
+            tail2 = _oldest(ring_t, tail2, h, t - span2)
+            best2 = max(best2, total - ring_b[tail2 & mask])
+            limit2 = ring_b[tail2 & mask] + best2
+    clock[1], clock[2], clock[4] = h, last, total
     tails[0], tails[1], tails[2] = tail0, tail1, tail2
-    sums[0], sums[1], sums[2] = sum0, sum1, sum2
     best[0], best[1], best[2] = best0, best1, best2
     return k
 
@@ -225,11 +249,10 @@ class Peaks:
     def __init__(self, window_ns: Nanos) -> None:
         self.window_ns = window_ns
         self._spans = np.array(SPANS, np.int64)
-        self._clock = np.array([_NULL, 0, _NULL, 0], np.int64)
+        self._clock = np.array([_NULL, 0, _NULL, 0, 0], np.int64)
         self._ring_t = np.full(1 << 15, _NULL, np.int64)
         self._ring_b = np.zeros(1 << 15, np.int64)
         self._tails = np.zeros(len(SPANS), np.int64)
-        self._sums = np.zeros(len(SPANS), np.int64)
         self._best = np.zeros(len(SPANS), np.int64)
 
     def push(self, time_ns: Int64, wire_len: NDArray[np.int32]) -> Int64:
@@ -237,7 +260,7 @@ class Peaks:
         out = np.empty((len(self._spans) * len(time_ns), 3), np.int64)
         k = _peaks(
             len(time_ns), time_ns, wire_len, self.window_ns, self._spans, self._clock, self._ring_t, self._ring_b,
-            self._tails, self._sums, self._best, out,
+            self._tails, self._best, out,
         )  # fmt: skip
         return out[:k]
 
