@@ -60,7 +60,11 @@ class Database:
             self._conn = self._engine.connect()
         except DBAPIError as error:
             raise self._trouble(error) from None
-        self._migrate()
+        try:
+            self._migrate()
+        except BaseException:
+            Database.close(self)
+            raise
 
     @property
     def sqlite_path(self) -> str | None:

@@ -211,6 +211,8 @@ class Watcher:
             if now - looked > SECOND:
                 looked = now
                 self._renew(now)
+                if self.engine.waiting:
+                    self._step()
                 self._follow_store()
                 care.look(now / 1e9)
             if self.reload.is_set():
@@ -239,6 +241,11 @@ class Watcher:
             for events in self.store.read(offsets.get(host, 0), 2**62, select=f'host="{host}"'):
                 self._take(events)
                 first = False
+                if self.engine.waiting > HELD_MOST:  # the database is away: the rest is read once it is back
+                    self._behind = True
+                    break
+            if self._behind:
+                break
         if not first:
             body = {"offsets": dict(self.engine.offsets)}
             self._attempt("state", lambda: self.state.note(self.part, self._clock(), "restart", body))
