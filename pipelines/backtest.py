@@ -24,7 +24,7 @@ from telemetry.errors import NoDataError
 from telemetry.source import Source
 from telemetry.types import Alert, Events, Float64, Int64, Label, Nanos, Panel, Part, Scores, SeriesKey
 
-__all__ = ["BUDGETS", "Outcome", "Replayed", "Task", "backtest", "false_by_block", "join", "regressions", "run_task"]
+__all__ = ["BUDGETS", "Outcome", "Replayed", "Task", "backtest", "false_by_block", "join", "run_task"]
 
 BUDGETS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 KEEP = 50_000_000
@@ -317,8 +317,3 @@ def false_by_block(evaluation: Evaluation, lo: Nanos, hi: Nanos) -> Float64:
     for f in evaluation.false:
         out[min(len(out) - 1, (f.at_ns - lo) // length)] += 1
     return out
-
-
-def regressions(before: Mapping[str, bool], now: Mapping[str, bool]) -> list[str]:
-    """Incidents (by id) that the version before caught and this one misses."""
-    return sorted(k for k, caught in before.items() if caught and k in now and not now[k])

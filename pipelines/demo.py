@@ -191,7 +191,7 @@ def write_up(config: Config, found: dict[str, Found], out: Path, tell: Tell) -> 
             outcome = backtest(Candidate(spec, "0"), store, [one.label], 0, 2**62)
             outcomes.append((outcome, one))
             full = dossier(outcome, [one.label], f"demo-{which}")
-            made = registry.register(spec, trained.detector.snapshot(), full)
+            made = registry.register(spec, trained.snapshot, full)
             registry.alias(made.name, "champion", made.version)
             saved = registry.export_state(made, Path(config.checkpoints) / "champions")
             champion = Champion(

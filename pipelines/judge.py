@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from pipelines.backtest import Outcome, regressions
+from pipelines.backtest import Outcome
 from pipelines.casebook import SHOWN, BacktestReport, rows_by_incident, rows_by_kind
 from pipelines.plots import costs_png, timeline_png
-from pipelines.registry import Dossier
+from pipelines.registry import Dossier, Evaluated
 from pipelines.tracking import Tracker
 from telemetry.labels import format_time
 from telemetry.types import Label
 
-__all__ = ["dossier", "log_outcome", "show"]
+__all__ = ["dossier", "history", "log_outcome", "lost", "show"]
 
 
 def show(outcomes: Sequence[Outcome]) -> None:
@@ -108,17 +109,40 @@ def log_outcome(
     report: BacktestReport | None = None,
 ) -> list[str]:
     """Log to MLflow (as a new version with `register`, else as a run); returns lines for the user."""
-    spec = outcome.candidate.spec
+    spec, version = outcome.candidate.spec, outcome.candidate.version
     now = {str(r["incident"]): bool(r["found"]) for r in rows_by_incident(outcome)}
     reader = tracker.reader
-    before = reader.last_incidents(spec.name, corpus) if reader else None
+    past = [e for e in reader.evaluations(spec.name, corpus) if e.version != version] if reader else []
     full = dossier(outcome, labels, corpus, report)
+    if outcome.candidate.snapshot is not None and version.isdigit():  # a registered one: its history grows
+        full = replace(full, tags={**full.tags, "tailwatch.version": version})
     made = tracker.log(spec, full, snapshot=outcome.candidate.snapshot, register=register)
     lines = [f"{spec.name} v{made.version} registered (run {made.run_id})" if made.version else
              f"{spec.name}: {'kept' if made.spooled else 'run'} {made.run_id}"]  # fmt: skip
-    if before is not None:
-        version, caught = before
-        lines += [
-            f"regression: {outcome.candidate.label} misses {i} that v{version} caught" for i in regressions(caught, now)
-        ]
-    return lines
+    return lines + [f"regression: {outcome.candidate.label} misses {i} that v{v} caught" for i, v in lost(past, now)]
+
+
+def lost(past: Sequence[Evaluated], now: Mapping[str, bool]) -> list[tuple[str, str]]:
+    """Incidents missed now that an earlier version caught, and the latest that did."""
+    caught = {i: e.version for e in past for i, found in e.caught.items() if found}
+    return sorted((i, caught[i]) for i, found in now.items() if not found and i in caught)
+
+
+def history(evaluations: Sequence[Evaluated]) -> tuple[list[str], list[list[str]], list[str]]:
+    """Versions x incidents of one corpus: columns, rows of cells, and the regressions of the newest version."""
+    versions = [e.version for e in evaluations]
+    about: dict[str, str] = {}
+    cells: dict[str, dict[str, str]] = {}
+    for e in evaluations:
+        for r in e.rows:
+            name = str(r["incident"])
+            about[name] = str(r["kind"])
+            late = f"{r['delay_s']:.2f} s" if r.get("delay_s") is not None else "found"
+            cause = "" if r.get("cause_right", True) else f", said {r.get('cause') or 'nothing'}"
+            cells.setdefault(name, {})[e.version] = late + cause if r["found"] else "missed"
+    rows = [[i, about[i], *(cells[i].get(v, "") for v in versions)] for i in sorted(cells)]
+    told = []
+    if evaluations:
+        newest = evaluations[-1]
+        told = [f"v{newest.version} misses {i} that v{v} caught" for i, v in lost(evaluations[:-1], newest.caught)]
+    return ["incident", "kind", *(f"v{v}" for v in versions)], rows, told

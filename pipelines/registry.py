@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from detectors.build import build
 from detectors.spec import DetectorSpec
 from pipelines.savefile import load_snapshots, save_snapshots
 from telemetry.errors import ConfigError, StoreError
@@ -32,7 +33,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default of 7 waits for minutes
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
-__all__ = ["Dossier", "Registered", "Registry", "Unreachable", "code_digest", "parse_name"]
+__all__ = ["Dossier", "Evaluated", "Registered", "Registry", "Unreachable", "code_digest", "parse_name"]
 
 MODEL_FILE = Path(__file__).with_name("served.py")
 
@@ -51,6 +52,21 @@ class Registered:
     snapshot: Snapshot | None
     run_id: str
     tags: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """A version's evaluation on a corpus; a row is a labelled incident (`incident, kind, found, delay_s, ...`)."""
+
+    version: str
+    corpus: str
+    run_id: str
+    at_ms: int
+    rows: tuple[Mapping[str, Any], ...]
+
+    @property
+    def caught(self) -> dict[str, bool]:
+        return {str(r["incident"]): bool(r["found"]) for r in self.rows}
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,25 +259,30 @@ class Registry:
                 mlflow.log_metrics(clean, model_id=model_id, dataset=dataset)
             mlflow.log_metrics({f"{name}.{k}": v for k, v in clean.items()})
 
-    def last_incidents(self, name: str, corpus: str) -> tuple[str, dict[str, bool]] | None:
-        """The newest version evaluated on `corpus`: (version, found by incident id); None if there is none."""
-        try:
-            versions = self.client.search_model_versions(f"name='{name}'")
-        except self._error:
-            return None
-        for v in sorted(versions, key=lambda v: -int(v.version)):
-            if v.tags.get("tailwatch.corpus") == corpus and v.run_id:
-                return str(v.version), self.incidents(v.run_id)
-        return None
+    def evaluations(self, name: str, corpus: str | None = None) -> list[Evaluated]:
+        """What backtests said of each version and incident (the newest for each version and corpus), by version."""
+        with self._plain_errors():
+            of = {v.run_id: str(v.version) for v in self.client.search_model_versions(f"name='{name}'")}
+            runs = self.client.search_runs(
+                [self._experiment], f"tags.`tailwatch.detector` = '{name}'", max_results=1000
+            )
+        found: dict[tuple[str, str], Evaluated] = {}
+        for run in runs:  # newest first
+            about = run.data.tags
+            version = about.get("tailwatch.version") or of.get(run.info.run_id, "")
+            where = about.get("tailwatch.corpus", "")
+            if version and where and corpus in (None, where) and (version, where) not in found:
+                rows = tuple(self.incident_rows(run.info.run_id))
+                found[version, where] = Evaluated(version, where, run.info.run_id, run.info.start_time, rows)
+        return sorted(found.values(), key=lambda e: (e.corpus, int(e.version)))
 
-    def incidents(self, run_id: str) -> dict[str, bool]:
-        """Which labelled incidents a run's backtest found."""
+    def incident_rows(self, run_id: str) -> list[dict[str, Any]]:
+        """A run's labelled incidents: found, delay, cause right."""
         with self._plain_errors(), tempfile.TemporaryDirectory() as folder:
             if not any(f.path == "incidents.json" for f in self.client.list_artifacts(run_id)):
-                return {}
+                return []
             table = json.loads(Path(self.client.download_artifacts(run_id, "incidents.json", folder)).read_text())
-        at, found = table["columns"].index("incident"), table["columns"].index("found")
-        return {str(row[at]): bool(row[found]) for row in table["data"]}
+        return [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
 
     def load(self, name: str, *, alias: str | None = None, version: str | None = None) -> Registered:
         """Fetch a version by number or alias (neither: the newest).
@@ -271,7 +292,7 @@ class Registry:
         ConfigError
             No such detector, alias or version.
         StoreError
-            Its state is not the one that was registered.
+            Its state is not the one that was registered, or not readable by these libraries (which differ is said).
         """
         found = self._find(name, alias, version)
         with self._plain_errors(), tempfile.TemporaryDirectory() as folder:
@@ -281,7 +302,20 @@ class Registry:
             snapshot = None
             if state.exists():
                 snapshot = load_snapshots(state, found.tags.get("tailwatch.state_digest"))["detector"]
+                self._readable(spec, snapshot, str(found.version), found.tags)
         return Registered(name, str(found.version), spec, snapshot, found.run_id or "", dict(found.tags))
+
+    @staticmethod
+    def _readable(spec: DetectorSpec, snapshot: Snapshot, version: str, tags: Mapping[str, str]) -> None:
+        """Restore once, so that a version that cannot run here is told when it is fetched."""
+        try:
+            build(spec, version).restore(snapshot)
+        except StoreError as error:
+            wrote = json.loads(tags.get("tailwatch.libraries", "{}"))
+            here = _libraries()
+            differ = [f"{n} {v} (here {here.get(n, 'none')})" for n, v in sorted(wrote.items()) if here.get(n) != v]
+            why = f"; it was made with {', '.join(differ)}" if differ else ""
+            raise StoreError(f"{spec.name} v{version} cannot be loaded here: {error}{why}; train it again") from None
 
     def _find(self, name: str, alias: str | None, version: str | None) -> Any:
         try:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from detectors.spec import DetectorSpec
-from pipelines.reference import with_reference
 from pipelines.registry import Dossier, code_digest
 from pipelines.search import Ledger, Sweep, Trial, fold_ranges, run_trials
 from pipelines.tracking import Logged, Tracker
@@ -175,6 +174,5 @@ def _register(
         data_digest=trained.data_digest,
         context="training",
     )
-    snapshot = with_reference(trained.detector.snapshot(), trained.reference)
-    made = tracker.log(best.spec, dossier, snapshot=snapshot, register=True, alias=alias, parent=parent)
+    made = tracker.log(best.spec, dossier, snapshot=trained.snapshot, register=True, alias=alias, parent=parent)
     return made, len(alerts) / days

@@ -11,11 +11,11 @@ import numpy as np
 from detectors.build import build
 from detectors.detector import Detector
 from detectors.spec import DetectorSpec
-from pipelines.reference import Reference, reference_of
+from pipelines.reference import Reference, reference_of, with_reference
 from pipelines.replay import replay
 from telemetry.errors import NoDataError
 from telemetry.source import Source
-from telemetry.types import Alert, Events, Label, Nanos, Panel
+from telemetry.types import Alert, Events, Label, Nanos, Panel, Snapshot
 
 __all__ = ["Trained", "history", "train"]
 
@@ -41,6 +41,11 @@ class Trained:
     @property
     def series(self) -> int:
         return len(self.series_events)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The state to register: the detector's, and what its inputs looked like."""
+        return with_reference(self.detector.snapshot(), self.reference)
 
 
 class _Counted:

@@ -1,0 +1,69 @@
+"""``tailwatch drift``."""
+
+from __future__ import annotations
+
+import click
+
+__all__ = ["command"]
+
+
+@click.command()
+@click.argument("detectors", nargs=-1)
+@click.option("--days", type=click.FloatRange(0.001), default=7.0, show_default=True, help="Back from the last event.")
+@click.option("--psi", type=click.FloatRange(0), default=0.25, show_default=True, help="Bound of an input's drift.")
+@click.option(
+    "--calibration", type=click.FloatRange(1), default=3.0, show_default=True, help="Bound of surprises seen / due."
+)
+@click.option("--textfile", type=click.Path(dir_okay=False), help="Also write gauges for node exporter's collector.")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.pass_obj
+def command(
+    path: str | None,
+    detectors: tuple[str, ...],
+    days: float,
+    psi: float,
+    calibration: float,
+    textfile: str | None,
+    as_json: bool,
+) -> None:
+    """How the champions hold since their training: calibration by day, drift of inputs, and their challengers by day.
+
+    Exit code 1 when a champion is out of its bounds; for a daily timer. Labelled incidents do not count.
+
+    \b
+    Examples:
+      tailwatch drift
+      tailwatch drift tail_latency_creep --days 1 --json
+      tailwatch drift --days 1 --textfile /var/lib/node_exporter/tailwatch.prom
+    """
+    import json
+    import sys
+    from pathlib import Path
+
+    from pipelines.config import load
+    from pipelines.drift import exposition, survey
+    from pipelines.savefile import write_atomic
+
+    found, shadow, silent = survey(load(path), detectors, days, calibration=calibration, psi=psi)
+    if textfile is not None:
+        write_atomic(Path(textfile), exposition(found).encode())
+    bad = [d for d in found if d.noisy or d.drifted]
+    if as_json:
+        whole = {"champions": [d.plain() for d in found], "shadow": shadow, "silent": silent}
+        click.echo(json.dumps(whole, indent=1))
+    else:
+        for d in found:
+            for line in d.lines():
+                click.echo(line)
+        for line in silent:
+            click.echo(f"silent      {line}")
+        for r in shadow:
+            click.echo(
+                f"shadow      {r['day']} {r['detector']}: champion v{r['champion']} {r['champion_alerts']} alerts, "
+                f"challenger v{r['challenger']} {r['challenger_alerts']}, {r['both']} the same"
+            )
+        for d in bad:
+            what = [f"{d.drifted} channels drifted"] if d.drifted else []
+            what += ["more surprise than is due"] if d.noisy else []
+            click.echo(f"! {d.detector} v{d.version}: {' and '.join(what)}\n  -> tailwatch train {d.detector}")
+    sys.exit(1 if bad else 0)
