@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from detectors.spec import DetectorSpec
-from pipelines.backtest import BUDGETS, backtest, regressions
+from pipelines import judge
+from pipelines.backtest import BUDGETS, backtest
 from pipelines.config import Config
 from pipelines.frames import score_frame
 from pipelines.judge import dossier, log_outcome
@@ -114,7 +115,7 @@ def test_a_version_comes_back_as_it_was(registry: Registry, registered: tuple[st
     for tag in ("spec_digest", "code_digest", "data_digest", "state_digest", "libraries", "corpus"):
         assert f"tailwatch.{tag}" in listed["tags"]
     assert registry.metrics(listed["run_id"])["tiny-corpus.event_recall"] == 1.0
-    assert registry.incidents(listed["run_id"]) == {"inc-1": True, "inc-2": True}
+    assert registry.evaluations("tiny")[0].caught == {"inc-1": True, "inc-2": True}
     files = {f.path for f in registry.client.list_artifacts(listed["run_id"], "pictures")}
     assert "pictures/timeline.png" in files
 
@@ -174,7 +175,49 @@ def test_a_regression_is_told_at_once(registry: Registry, registered: tuple[str,
     config = Config(tracking=registry.tracking, artifacts=registry.artifacts)
     lines = log_outcome(Tracker(config), outcome, LABELS, "tiny-corpus", register=False)
     assert sum("regression" in line and "inc-" in line for line in lines) == 2
-    assert regressions({"a": True, "b": False}, {"a": False, "b": False}) == ["a"]
+    (before,) = registry.evaluations("tiny", "tiny-corpus")
+    assert before.caught == {"inc-1": True, "inc-2": True}
+    columns, rows, told = judge.history(
+        [before, replace(before, version="9", rows=({**before.rows[0], "found": False},))]
+    )
+    assert columns == ["incident", "kind", "v1", "v9"]
+    assert rows[0][3] == "missed"
+    assert told == ["v9 misses inc-1 that v1 caught"]
+
+
+def test_a_version_of_other_libraries_says_so(registry: Registry, events: Events) -> None:
+    text = """
+name = "trees"
+[[features]]
+kind = "window"
+select = "lat_ns"
+window = "1s"
+columns = ["p99"]
+[model]
+kind = "river"
+name = "GaussianScorer"
+"""
+    spec = DetectorSpec.from_toml(text)
+    good = train(spec, ArraySource(events), 0, START + 120 * SECOND).snapshot
+    made = registry.register(spec, good, Dossier())
+    assert registry.load("trees", version=made.version).snapshot is not None
+    (stamp,) = [k for k in good.arrays if k.endswith("versions")]
+    (pickled,) = [k for k in good.arrays if k.endswith("pickle")]
+    older = np.array([str(v).replace("river ", "river 0.1.") for v in good.arrays[stamp]])
+    other = registry.register(spec, Snapshot(good.meta, {**good.arrays, stamp: older}), Dossier())
+    with pytest.raises(StoreError, match=r"trees v\d+ cannot be loaded here.*river 0\.1\..*train it again"):
+        registry.load("trees", version=other.version)
+    flipped = good.arrays[pickled].copy()
+    flipped[-3] = flipped[-3] ^ 1
+    bad = registry.register(spec, Snapshot(good.meta, {**good.arrays, pickled: flipped}), Dossier())
+    with pytest.raises(StoreError, match="damaged: expected digest"):
+        registry.load("trees", version=bad.version)
+
+
+def test_plain_arrays_load_whatever_library_wrote_them(registry: Registry, registered: tuple[str, Snapshot]) -> None:
+    tag = json.dumps({"numpy": "1.0", "numba": "0.1"})
+    registry.client.set_model_version_tag("tiny", registered[0], "tailwatch.libraries", tag)
+    assert registry.load("tiny", version=registered[0]).snapshot is not None
 
 
 def test_promote_and_rollback_by_command(
