@@ -18,14 +18,39 @@ class Struct(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class Harvest(Struct, frozen=True):
-    """What this host records."""
+    """What this host records, and from whom it takes more in; `harvest` and `watch` both read it.
 
-    hz: float = 10.0
+    `hz` is the rate of the standard set, `fast_hz` that of softnet, pressure, UDP sockets and thread times (0: the
+    same). `processes` are names (regular expressions), `cgroup:PATH` or `pid:N`. `logs` and `records` are TOML files
+    that describe a log to follow or a record in shared memory, `scrape` exporters' URLs. While the file `trigger` was
+    touched less than `trigger_s` ago (or, in `watch`, an incident is open), costly files are read once a second too.
+    `push` is a collector's URL, `listen` where to take in what others push (loopback, unless there are a token and a
+    certificate); `token_file` serves both, `tls_ca` are the certificates that a pushing host trusts (default: the
+    system's). `publish` is a URI to which the store is copied each minute.
+    """
+
+    hz: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 10.0
+    fast_hz: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
     processes: list[str] = []
+    namespaces: bool = True
+    kernel: bool = True
     root: str = "/"
     host: str = ""
     keep_days: float = 7.0
     max_gb: float = 10.0
+    logs: list[str] = []
+    records: list[str] = []
+    scrape: list[str] = []
+    scrape_s: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    trigger: str = ""
+    trigger_s: Annotated[float, msgspec.Meta(gt=0)] = 300.0
+    push: str = ""
+    listen: str = ""
+    token_file: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_ca: str = ""
+    publish: str = ""
 
 
 class Scoring(Struct, frozen=True):

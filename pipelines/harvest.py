@@ -17,13 +17,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from pipelines.config import Harvest
 from telemetry.errors import ConfigError, TailwatchError
 from telemetry.harvest import Follower, Harvester
 from telemetry.logfile import LogFollower, read_log_spec
 from telemetry.procfs import cpu_list
 from telemetry.prometheus import Scraper
 from telemetry.record import RecordReader, read_record_spec
-from telemetry.remote_link import Sender
+from telemetry.remote_link import Receiver, Sender
 from telemetry.storage.layout import part
 from telemetry.storage.published import publish
 from telemetry.store import Store
@@ -31,6 +32,7 @@ from telemetry.types import Nanos
 
 __all__ = [
     "Care",
+    "Link",
     "Pusher",
     "Summary",
     "address",
@@ -39,7 +41,10 @@ __all__ = [
     "harvest",
     "housekeeping_cpus",
     "known_boot",
+    "links",
+    "make_harvester",
     "pin",
+    "read_token",
     "stop_signals",
 ]
 
@@ -69,6 +74,7 @@ class Summary(msgspec.Struct):
     rss_mb: float
     pinned_to: list[int]
     missing: dict[str, str]
+    troubles: list[str]
 
 
 def housekeeping_cpus(root: str | Path = "/") -> list[int]:
@@ -129,6 +135,8 @@ def harvest(
     pinned_to: list[int] | None = None,
     tell: Callable[[int], None] | None = None,
     publish_to: str | None = None,
+    link: Link | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> Summary:
     """Sample at the harvester's pace until `seconds` have passed or `stop` is set; then flush.
 
@@ -140,6 +148,10 @@ def harvest(
         Told the samples so far, once a second.
     publish_to : str, optional
         URI to which the store is copied each minute.
+    link : Link, optional
+        Whose troubles are told as well.
+    warn : callable of str
+        Told of what goes wrong beside the sampling, once for each kind.
 
     Notes
     -----
@@ -151,10 +163,17 @@ def harvest(
     lateness: list[int] = []
     samples = ticks = missed = 0
     _raise_file_limit()
-    harvester.sample()  # compile, open, learn the names: not at the cost of the first tick
+    for batch in harvester.sample():  # compiles, opens, learns the names: not at the cost of the first tick
+        store.append(batch)
+        samples += len(batch)
     gc.collect()
     gc.freeze()
     care = Care(store, keep_ns, max_bytes, publish_to)
+    warned: set[str] = set()
+
+    def troubles() -> list[str]:
+        return [*harvester.troubles, *(link.troubles if link else ()), *([care.trouble] if care.trouble else ())]
+
     usage, cpu = resource.getrusage(resource.RUSAGE_SELF), time.process_time_ns()
     begin = due = time.monotonic_ns()
     end = None if seconds is None else begin + round(seconds * SECOND)
@@ -186,6 +205,10 @@ def harvest(
             care.look(now / 1e9)
             if tell is not None:
                 tell(samples)
+            for text in troubles():
+                if warn is not None and text.split(" ")[0] not in warned:
+                    warned.add(text.split(" ")[0])
+                    warn(text)
     spent = (time.monotonic_ns() - begin) / 1e9
     cpu_s = (time.process_time_ns() - cpu) / 1e9
     after = resource.getrusage(resource.RUSAGE_SELF)
@@ -212,6 +235,7 @@ def harvest(
         rss_mb=round(after.ru_maxrss / 1024, 1),
         pinned_to=pinned_to or [],
         missing=harvester.missing,
+        troubles=troubles(),
     )
 
 
@@ -231,6 +255,7 @@ class Pusher:
         self._thread.join()
         with contextlib.suppress(TailwatchError):
             self.sender.send(last=True)
+        self.sender.close()
 
     def _run(self) -> None:
         wait = self._every_s
@@ -271,7 +296,7 @@ class Care:
     def _run(self, compact: bool) -> None:
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
-        with contextlib.suppress(OSError, TailwatchError):
+        try:
             # A store of its own: the sampler's is not for two threads. It writes nothing, it only keeps house.
             house = Store(self._store.path, create=False)
             if compact:
@@ -281,6 +306,9 @@ class Care:
             self.removed += house.trim(seen_before_ns=before, max_bytes=self._max_bytes)
             if self._uri:
                 publish(self._store.path, self._uri)
+            self.trouble = ""
+        except (OSError, TailwatchError) as error:
+            self.trouble = str(error)
 
 
 def _raise_file_limit() -> None:
@@ -291,20 +319,98 @@ def _raise_file_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 1 << 16) if hard > 0 else 1 << 16, hard))
 
 
-def followers(
-    logs: Sequence[str], records: Sequence[str], host: str, scrapes: Sequence[str] = (), scrape_s: float = 1.0
-) -> list[Follower]:
-    """Readers of the log files and records that TOML files describe, and of exporters by URL.
+def make_harvester(settings: Harvest, host: str, store: Path) -> Harvester:
+    """The harvester that the settings describe.
+
+    Raises
+    ------
+    ConfigError
+        If a pattern or a description is wrong.
+    """
+    return Harvester(
+        settings.root if settings.kernel else "/nonexistent",
+        host=host,
+        hz=settings.hz,
+        fast_hz=settings.fast_hz,
+        processes=settings.processes,
+        namespaces=settings.namespaces,
+        boot_id=known_boot(store, host),
+        followers=followers(settings, host),
+        trigger=settings.trigger or None,
+        trigger_s=settings.trigger_s,
+    )
+
+
+def followers(settings: Harvest, host: str) -> list[Follower]:
+    """Readers of the log files and records that TOML files describe, of exporters, and of tracers.
 
     Raises
     ------
     ConfigError
         If a description is wrong.
     """
-    out: list[Follower] = [LogFollower(read_log_spec(path), host) for path in logs]
-    out += [RecordReader(read_record_spec(path), host) for path in records]
-    out += [Scraper(url, host, every_s=scrape_s) for url in scrapes]
+    out: list[Follower] = [LogFollower(read_log_spec(path), host) for path in settings.logs]
+    out += [RecordReader(read_record_spec(path), host) for path in settings.records]
+    out += [Scraper(url, host, every_s=settings.scrape_s) for url in settings.scrape]
     return out
+
+
+class Link:
+    """The two ends of the wire that a host may have."""
+
+    def __init__(self, pusher: Pusher | None = None, receiver: Receiver | None = None) -> None:
+        self.pusher, self.receiver = pusher, receiver
+
+    @property
+    def troubles(self) -> list[str]:
+        """What went wrong so far, a line each."""
+        out = []
+        if self.pusher is not None and self.pusher.sender.failures:
+            out.append(f"push: {self.pusher.sender.trouble} ({self.pusher.sender.failures} times; nothing is lost)")
+        if self.receiver is not None and (self.receiver.refused or self.receiver.bad):
+            out.append(f"listen: {self.receiver.refused} requests refused, {self.receiver.bad} points not understood")
+        return out
+
+
+@contextlib.contextmanager
+def links(settings: Harvest, store: Store, host: str) -> Iterator[Link]:
+    """Take in what other hosts push, and push to a collector, as the settings say, for as long as this lasts.
+
+    Raises
+    ------
+    ConfigError
+        A wrong address or URL; a file that cannot be read; neither loopback nor token and TLS.
+    """
+    link = Link()
+    with contextlib.ExitStack() as stack:
+        token = read_token(settings.token_file)
+        if settings.listen:
+            cert, key = settings.tls_cert, settings.tls_key
+            link.receiver = Receiver(store, address(settings.listen), token=token, tls_cert=cert, tls_key=key)
+            stack.callback(link.receiver.close)
+        if settings.push:
+            link.pusher = Pusher(Sender(store.path, settings.push, host, token=token, ca=settings.tls_ca))
+            stack.callback(link.pusher.close)
+        yield link
+
+
+def read_token(path: str) -> str:
+    """The secret in a file, or "" for no file.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, or holds none.
+    """
+    if not path:
+        return ""
+    try:
+        token = Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: expected a token: {error}") from None
+    if not token:
+        raise ConfigError(f"{path}: expected a token, got nothing")
+    return token
 
 
 def address(text: str) -> tuple[str, int]:

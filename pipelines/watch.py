@@ -17,9 +17,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from msgspec import structs
+
 from pipelines.config import Config
 from pipelines.engine import Engine, Step
-from pipelines.harvest import Care, known_boot
+from pipelines.harvest import Care, known_boot, links, make_harvester
 from pipelines.intake import CaptureIntake, Delivery, KafkaThread
 from pipelines.lease import LEASE_NS, myself, take
 from pipelines.live import live_detectors, make_grouper, shadow_detectors
@@ -28,7 +30,6 @@ from pipelines.sinks import Sink, make_sinks
 from pipelines.state import LeaseLost, StateDB
 from pipelines.upkeep import trim
 from telemetry.errors import ConfigError, TailwatchError
-from telemetry.harvest import Harvester
 from telemetry.store import Store
 from telemetry.types import Events, Nanos
 
@@ -124,17 +125,10 @@ class Watcher:
         except BaseException:
             self.state.release(part, self._owner)
             raise
-        settings = config.harvest
         self.harvester = None
         if harvest:
-            self.harvester = Harvester(
-                settings.root,
-                host=host,
-                hz=settings.hz,
-                processes=settings.processes,
-                namespaces=namespaces,
-                boot_id=known_boot(Path(config.store), host),
-            )
+            settings = structs.replace(config.harvest, namespaces=namespaces and config.harvest.namespaces)
+            self.harvester = make_harvester(settings, host, Path(config.store))
             known_boot(Path(config.store), host, self.harvester.boot_id)
         self._over = threading.Event()
         self._delivery = Delivery(config, self.sinks, self._over, self._trouble, clock)
@@ -158,6 +152,8 @@ class Watcher:
         try:
             if self.captures is not None:
                 self.captures.close()
+            if self.harvester is not None:
+                self.harvester.close()
             self.store.flush()
             self.engine.checkpoint(self._clock())
             self.state.release(self.part, self._owner)
@@ -183,7 +179,8 @@ class Watcher:
         settings = self.config.harvest
         care = Care(self.store, round(settings.keep_days * DAY), round(settings.max_gb * 1e9), None)
         try:
-            self._loop(seconds, care)
+            with links(settings, self.store, self.host):
+                self._loop(seconds, care)
             if self.captures is not None and not self.captures.durable:
                 self._take_captures(last=True)  # what is still open; it cannot be read again
         finally:
@@ -194,7 +191,7 @@ class Watcher:
             care.close()
 
     def _loop(self, seconds: float | None, care: Care) -> None:
-        period = round(SECOND / (self.config.harvest.hz if self.harvester else 10.0))
+        period = self.harvester.tick_ns if self.harvester else SECOND // 10
         start = time.monotonic_ns()
         tick, checkpointed, looked, trimmed = 0, start, start, start
         while not self.stop.is_set():
@@ -215,6 +212,8 @@ class Watcher:
                     self._step()
                 self._follow_store()
                 care.look(now / 1e9)
+                if self.harvester is not None:
+                    self.harvester.incident(bool(self.grouper.open_incidents))
             if self.reload.is_set():
                 self.reload.clear()
                 self._reconfigure()

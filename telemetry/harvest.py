@@ -23,6 +23,11 @@ __all__ = ["Follower", "Harvester"]
 class Follower(Protocol):
     """Something that has news now and then."""
 
+    @property
+    def trouble(self) -> str:
+        """What has gone wrong so far and how often, in one line; "" if nothing has."""
+        ...
+
     def poll(self) -> list[Events]:
         """What came since the last call."""
         ...
@@ -133,6 +138,11 @@ class Harvester:
         """What cannot be read, and why."""
         tiers = (*self._tiers, *self._incident.tiers)
         return {name: why for tier in tiers for name, why in tier.missing.items()}
+
+    @property
+    def troubles(self) -> list[str]:
+        """What went wrong with logs, records and exporters, a line each."""
+        return [f.trouble for f in self._followers if f.trouble]
 
     @property
     def keys(self) -> tuple[SeriesKey, ...]:

@@ -146,6 +146,13 @@ class LogFollower:
                 break
         return self._events(lines) if lines else []
 
+    @property
+    def trouble(self) -> str:
+        """Lines that were not understood."""
+        if not self.bad:
+            return ""
+        return f"{self._spec.path}: {self.bad} lines not understood, the first: {self.first_bad!r}"
+
     def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)

@@ -216,7 +216,8 @@ class Scraper:
 
     Notes
     -----
-    A scrape that fails is counted in `failures` and named in `trouble`; nothing is made up for it: a gap is a gap.
+    A scrape that fails is counted in `failures` and named in `trouble`, as lines are that are none; nothing is made up
+    for it: a gap is a gap.
     """
 
     def __init__(
@@ -229,7 +230,7 @@ class Scraper:
         clock: Callable[[], Nanos] = time.time_ns,
     ) -> None:
         self.failures = self.scrapes = 0
-        self.trouble = ""
+        self._why = ""
         self.found = Exposition()
         self._url, self._host, self._every_s, self._timeout_s = url, host, every_s, timeout_s
         self._clock = clock
@@ -250,6 +251,14 @@ class Scraper:
             out += events_of(text, self._host, at, self.found, seen_ns=self._clock())
         return out
 
+    @property
+    def trouble(self) -> str:
+        """Scrapes that failed, and lines that were none."""
+        if self.failures:
+            return f"{self._why} ({self.failures} of {self.failures + self.scrapes} scrapes failed)"
+        bad = self.found
+        return f"{self._url}: {bad.bad} lines not understood, the first: {bad.first_bad!r}" if bad.bad else ""
+
     def close(self) -> None:
         self._stop.set()
         self._thread.join(timeout=self._timeout_s + 1)
@@ -262,7 +271,7 @@ class Scraper:
                 text = fetch(self._url, timeout_s=self._timeout_s, max_bytes=32 << 20)
             except InputError as error:
                 self.failures += 1
-                self.trouble = str(error)
+                self._why = str(error)
             else:
                 self.scrapes += 1
                 with self._lock:

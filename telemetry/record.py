@@ -155,6 +155,13 @@ class RecordReader:
                 out.append(Events(self._keys[real], np.arange(len(some)), stamp, stamp, values))
         return out
 
+    @property
+    def trouble(self) -> str:
+        """The record is not there, or was being written all the time."""
+        if self.missing:
+            return self.missing
+        return f"{self._spec.path}: {self.torn} samples torn: its writer never rests" if self.torn else ""
+
     def close(self) -> None:
         if self._map is not None:
             self._map.close()

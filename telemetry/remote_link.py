@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import hmac
 import http.server
+import socket
+import ssl
 import threading
 import time
+import urllib.parse
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from telemetry.errors import InputError, TailwatchError
+from telemetry.errors import ConfigError, InputError, TailwatchError
 from telemetry.remote import decode, encode
 from telemetry.store import Store
 from telemetry.types import Events, Nanos
@@ -24,7 +29,7 @@ from telemetry.types import Events, Nanos
 __all__ = ["Receiver", "Sender"]
 
 MAX_BODY = 64 << 20
-_END = 2**63 - 1
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class Sender:
@@ -37,11 +42,36 @@ class Sender:
     url : str
         Of the receiver (``http://collector:4318``); ``/v1/metrics`` is added.
     host : str
+    token : str
+        Sent with each request; never in the clear over a network.
+    ca : path
+        Certificates to trust of an ``https`` receiver; by default the system's. It is always verified.
     rows : int
         At most about so many in one request; rows of one seen_ns are never parted.
+
+    Raises
+    ------
+    ConfigError
+        No URL; a token and neither ``https`` nor loopback; `ca` cannot be read.
     """
 
-    def __init__(self, store: str | Path, url: str, host: str, *, token: str = "", rows: int = 20_000) -> None:
+    def __init__(
+        self,
+        store: str | Path,
+        url: str,
+        host: str,
+        *,
+        token: str = "",
+        ca: str | Path = "",
+        rows: int = 20_000,
+    ) -> None:
+        where = urllib.parse.urlsplit(url)
+        if where.scheme not in ("http", "https") or not where.hostname:
+            raise ConfigError(f"push: expected http://HOST:PORT or https://HOST:PORT, got {url!r}")
+        if token and where.scheme == "http" and where.hostname not in LOOPBACK:
+            raise ConfigError(f"push: {url}: a token would be sent in the clear; expected https")
+        self._ca = _certificates(ca) if where.scheme == "https" else True
+        self._client: Any = None
         self._root = Path(store)
         self._url = url.rstrip("/") + "/v1/metrics"
         self._host, self._token, self._rows = host, token, rows
@@ -89,16 +119,25 @@ class Sender:
             total += self._post(pending)
         return total
 
+    def close(self) -> None:
+        """Hang up."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
     def _post(self, batches: list[Events]) -> int:
         import httpx
 
+        if self._client is None:
+            self._client = httpx.Client(timeout=30, verify=self._ca, follow_redirects=False)
         headers = {"Content-Type": "application/x-protobuf", "Content-Encoding": "gzip"}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
         body = gzip.compress(encode(batches), 1)
         try:
-            answer = httpx.post(self._url, content=body, headers=headers, timeout=30)
+            answer = self._client.post(self._url, content=body, headers=headers)
         except httpx.HTTPError as error:
+            self.close()
             self.failures += 1
             self.trouble = f"{self._url}: {str(error) or type(error).__name__}"
             raise InputError(self.trouble) from None
@@ -125,20 +164,41 @@ class Receiver:
         Loopback unless told otherwise; port 0 takes a free one (see `port`).
     token : str
         If given, requests must bear it.
+    tls_cert, tls_key : path
+        Speak TLS with this certificate (chain) and key; the key may be in the same file.
+
+    Raises
+    ------
+    ConfigError
+        The address is not free or none; it is not loopback and token or certificate are missing; they cannot be read.
     """
 
-    def __init__(self, store: Store, listen: tuple[str, int] = ("127.0.0.1", 4318), *, token: str = "") -> None:
+    def __init__(
+        self,
+        store: Store,
+        listen: tuple[str, int] = ("127.0.0.1", 4318),
+        *,
+        token: str = "",
+        tls_cert: str | Path = "",
+        tls_key: str | Path = "",
+    ) -> None:
+        shown = f"{listen[0]}:{listen[1]}"
+        if listen[0] not in LOOPBACK and not (token and tls_cert):
+            raise ConfigError(f"listen: {shown} is not loopback: set a token file and tls_cert/tls_key")
         self.rows = self.known = self.bad = self.refused = 0
         self._store, self._token = store, token
         self._lock = threading.Lock()
+        self._closed = False
         self._upto: dict[str, Nanos] = {}
         receiver = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             timeout = 30
+            protocol_version = "HTTP/1.1"  # a sender keeps its connection
 
             def do_POST(self) -> None:
                 status, said = receiver._answer(self)
+                self.close_connection = self.close_connection or status in (401, 404, 411, 413)  # its body is unread
                 self.send_response(status)
                 self.send_header("Content-Type", "application/x-protobuf" if status == 200 else "text/plain")
                 self.send_header("Content-Length", str(len(said)))
@@ -148,21 +208,39 @@ class Receiver:
             def log_message(self, *_: object) -> None:
                 return
 
-        self._server = http.server.ThreadingHTTPServer(listen, Handler)
-        self._server.daemon_threads = True
+        try:
+            self._server = _Server(listen, Handler)
+        except OSError as error:
+            raise ConfigError(f"listen: {shown}: {error.strerror or error}") from None
+        if tls_cert:
+            try:
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                context.load_cert_chain(tls_cert, tls_key or None)
+            except (OSError, ssl.SSLError) as error:
+                self._server.server_close()
+                raise ConfigError(f"listen: {tls_cert}: not a certificate with its key: {error}") from None
+            # hands are shaken in the thread of the connection: one that stalls holds nobody up
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, name="receive", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
+        """Answer nobody any more. What was acknowledged is stored."""
+        with self._lock:
+            self._closed = True
         self._server.shutdown()
+        self._server.hang_up()
         self._server.server_close()
         self._thread.join()
 
     def _answer(self, request: http.server.BaseHTTPRequestHandler) -> tuple[int, bytes]:
         if request.path != "/v1/metrics":
             return 404, b"expected /v1/metrics"
-        if self._token and request.headers.get("Authorization") != f"Bearer {self._token}":
+        given = request.headers.get("Authorization", "").encode("utf-8", "replace")
+        if self._token and not hmac.compare_digest(given, f"Bearer {self._token}".encode()):
             self.refused += 1
             return 401, b"expected a token"
         try:
@@ -180,6 +258,8 @@ class Receiver:
             self.refused += 1
             return 400, str(error).encode()
         with self._lock:
+            if self._closed:
+                return 503, b"closing"
             self.bad += bad
             try:
                 for batch in batches:
@@ -204,6 +284,39 @@ class Receiver:
         if len(fresh):
             self._store.append(fresh)
             self.rows += len(fresh)
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, listen: tuple[str, int], handler: type[http.server.BaseHTTPRequestHandler]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in listen[0] else socket.AF_INET
+        self._open: set[Any] = set()
+        super().__init__(listen, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._open.discard(request)
+        super().shutdown_request(request)
+
+    def hang_up(self) -> None:
+        """End connections that are being kept."""
+        for connection in list(self._open):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A connection that breaks off, or whose hands are not ours to shake, is its sender's to mend."""
+
+
+def _certificates(ca: str | Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=str(ca) or None)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"push: {ca}: not certificates: {error}") from None
 
 
 def _last_seen(batch: Events) -> dict[str, Nanos]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 __all__ = ["command"]
@@ -13,9 +15,7 @@ __all__ = ["command"]
 @click.option(
     "--fast-hz",
     type=click.FloatRange(0, 1000),
-    default=0.0,
-    show_default=True,
-    help="Rate of softnet, pressure, UDP sockets and thread times; 0 reads them at --hz.",
+    help="Rate of softnet, pressure, UDP sockets and thread times; 0 reads them at --hz.  [default: 0]",
 )
 @click.option("--seconds", type=click.FloatRange(min=0), help="Stop after so long (default: at SIGTERM or Ctrl-C).")
 @click.option("--root", type=click.Path(), help="Where /proc and /sys are found.  [default: /]")
@@ -26,7 +26,7 @@ __all__ = ["command"]
     multiple=True,
     help="Watch the threads of processes of this name (regular expression), cgroup:PATH or pid:N. Repeatable.",
 )
-@click.option("--namespaces/--no-namespaces", default=True, show_default=True, help="Watch all network namespaces.")
+@click.option("--namespaces/--no-namespaces", default=None, help="Watch all network namespaces.  [default: yes]")
 @click.option("--keep-days", type=click.FloatRange(min=0), help="Remove what is older.  [default: 7]")
 @click.option("--max-gb", type=click.FloatRange(min=0), help="Remove the oldest beyond this size.  [default: 10]")
 @click.option(
@@ -43,10 +43,20 @@ __all__ = ["command"]
     type=click.Path(dir_okay=False),
     help="Also read the shared-memory or file record that this TOML describes. Repeatable.",
 )
-@click.option("--scrape", "scrapes", multiple=True, help="Also scrape this exporter once a second (URL). Repeatable.")
+@click.option("--scrape", multiple=True, help="Also scrape this exporter (URL). Repeatable.")
+@click.option("--scrape-s", type=click.FloatRange(min=0.05), help="Seconds between scrapes.  [default: 1]")
+@click.option(
+    "--trigger",
+    type=click.Path(dir_okay=False),
+    help="While this file was touched less than --trigger-s ago, also read what is costly (sockets, slabs, maps).",
+)
+@click.option("--trigger-s", type=click.FloatRange(min=1), help="Seconds that a touch lasts.  [default: 300]")
 @click.option("--push", help="Also send everything to a collector that listens (URL; OTLP over HTTP).")
-@click.option("--listen", help="Also take in what other hosts push (HOST:PORT; loopback unless you say otherwise).")
-@click.option("--token-file", type=click.Path(exists=True), help="Secret that --push sends and --listen asks for.")
+@click.option("--listen", help="Also take in what other hosts push (HOST:PORT; beyond loopback: token and TLS).")
+@click.option("--token-file", type=click.Path(), help="Secret that --push sends and --listen asks for.")
+@click.option("--tls-cert", type=click.Path(), help="Certificate (chain) of --listen, PEM.")
+@click.option("--tls-key", type=click.Path(), help="Its key, if not in the same file.")
+@click.option("--tls-ca", type=click.Path(), help="Certificates that --push trusts (default: the system's).")
 @click.option("--publish", help="Also copy the store each minute to this place (s3://..., gs://..., file:///...).")
 @click.option(
     "--import",
@@ -60,104 +70,78 @@ __all__ = ["command"]
 @click.option("--name", "metric", default="", help="Metric of an expression's results.")
 @click.option("--from", "from_time", help="Start of --prometheus, ISO 8601 or ns (default: an hour ago).")
 @click.option("--to", "to_time", help="End, exclusive (default: now).")
-@click.option("--kernel/--no-kernel", default=True, show_default=True, help="Sample this host's kernel.")
+@click.option("--kernel/--no-kernel", default=None, help="Sample this host's kernel.  [default: yes]")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.pass_obj
 def command(
     path: str | None,
+    /,
     store_path: str | None,
-    hz: float | None,
-    fast_hz: float,
     seconds: float | None,
-    root: str | None,
-    host: str | None,
-    processes: tuple[str, ...],
-    namespaces: bool,
-    keep_days: float | None,
-    max_gb: float | None,
-    logs: tuple[str, ...],
-    records: tuple[str, ...],
-    scrapes: tuple[str, ...],
-    push: str | None,
-    listen: str | None,
-    token_file: str | None,
-    publish: str | None,
     imports: tuple[str, ...],
     prometheus: str | None,
     query: str,
     metric: str,
     from_time: str | None,
     to_time: str | None,
-    kernel: bool,
     as_json: bool,
+    **given: Any,
 ) -> None:
     """Record what this host's kernel says into a store.
 
-    What the kernel does not have, or does not show us, is listed once at the end, with the reason.
+    What the kernel does not have, or does not show us, is listed once at the end, with the reason. What you always
+    want goes into [harvest] of the configuration (`tailwatch config --reference`); an option goes before it.
 
     \b
     Examples:
       tailwatch harvest --store S --seconds 60
       tailwatch harvest --process 'strategy.*' --process cgroup:/trading --fast-hz 100
+      tailwatch harvest --trigger /run/tailwatch/incident        # touch it when something is wrong
       tailwatch harvest --seconds 10 --json
       tailwatch harvest --prometheus http://prom:9090 --query '{job="node"}' --from 2026-11-23
-      tailwatch harvest --push http://collector:4318 --token-file secret
-      tailwatch harvest --listen 0.0.0.0:4318 --token-file secret
+      tailwatch harvest --push https://collector:4318 --token-file secret --tls-ca ca.pem
+      tailwatch harvest --listen 0.0.0.0:4318 --token-file secret --tls-cert cert.pem --tls-key key.pem
     """
     import socket
+    import sys
     from contextlib import ExitStack
-    from pathlib import Path
 
     import msgspec
 
     from pipelines.config import load
-    from pipelines.harvest import Pusher, address, copy, followers, harvest, known_boot, pin, stop_signals
+    from pipelines.harvest import copy, harvest, links, make_harvester, pin, read_token, stop_signals
     from pipelines.ui import counter
-    from telemetry.harvest import Harvester
-    from telemetry.remote_link import Receiver, Sender
     from telemetry.store import Store
 
     config = load(path)
-    settings = config.harvest
+    chosen = {name: list(v) if isinstance(v, tuple) else v for name, v in given.items() if v is not None and v != ()}
+    settings = msgspec.structs.replace(config.harvest, **chosen)
     where = store_path or config.store
-    name = host or settings.host or socket.gethostname()
-    tree = root or settings.root
-    days = settings.keep_days if keep_days is None else keep_days
-    gb = settings.max_gb if max_gb is None else max_gb
-    token = Path(token_file).read_text().strip() if token_file else ""
+    name = settings.host or socket.gethostname()
     if imports or prometheus:
+        token = read_token(settings.token_file)
         click.echo(copy(where, name, imports, prometheus, query, metric, token, from_time, to_time, as_json))
         return
-    cpus = pin(tree)
+    cpus = pin(settings.root)
     with ExitStack() as stack:
         stop = stack.enter_context(stop_signals())
         store = stack.enter_context(Store(where, on_full="drop", background=True))
-        harvester = Harvester(
-            tree if kernel else "/nonexistent",
-            host=name,
-            hz=hz or settings.hz,
-            fast_hz=fast_hz,
-            processes=processes or tuple(settings.processes),
-            namespaces=namespaces,
-            boot_id=known_boot(store.path, name),
-            followers=followers(logs, records, name, scrapes),
-        )
+        harvester = make_harvester(settings, name, store.path)
         stack.callback(harvester.close)
-        if listen:
-            stack.callback(Receiver(store, address(listen), token=token).close)
-        if push:
-            stack.callback(Pusher(Sender(where, push, name, token=token)).close)
+        link = stack.enter_context(links(settings, store, name))
         with counter(f"harvesting {name} into {where}", "samples") as tell:
             summary = harvest(
                 harvester,
                 store,
                 seconds=seconds,
                 stop=stop,
-                keep_ns=round(days * 86_400e9) or None,
-                max_bytes=round(gb * 1e9) or None,
+                keep_ns=round(settings.keep_days * 86_400e9) or None,
+                max_bytes=round(settings.max_gb * 1e9) or None,
                 pinned_to=cpus,
                 tell=tell,
-                publish_to=publish,
+                publish_to=settings.publish or None,
+                link=link,
+                warn=lambda text: print(f"tailwatch: {text}", file=sys.stderr),
             )
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(summary), indent=1).decode())
@@ -169,5 +153,5 @@ def command(
     )
     if summary.dropped_rows:
         click.echo(f"{summary.dropped_rows} rows lost: the disk is full", err=True)
-    for source, why in sorted(summary.missing.items()) if kernel else ():
+    for source, why in sorted(summary.missing.items()) if settings.kernel else ():
         click.echo(f"not here: {source}: {why}", err=True)

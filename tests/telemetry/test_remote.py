@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
-from telemetry.errors import InputError
+from telemetry.errors import ConfigError, InputError
 from telemetry.remote import decode, encode
 from telemetry.remote_link import Receiver, Sender
 from telemetry.store import Store
@@ -186,3 +187,99 @@ def test_lengths_that_are_none(receiver: Receiver, length: bytes, status: bytes)
     with socket.create_connection(("127.0.0.1", receiver.port), timeout=5) as client:
         client.send(b"POST /v1/metrics HTTP/1.1\r\nContent-Length: " + length + b"\r\n\r\n")
         assert status in client.recv(100)
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """Of its own making, for 127.0.0.1; the key is in the same file."""
+    path = tmp_path / "end.pem"
+    subject = ["-subj", "/CN=collector", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+    ]
+    made = subprocess.run(
+        [*command, *subject, "-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem"], capture_output=True
+    )
+    if made.returncode:
+        pytest.skip(f"openssl cannot make a certificate: {made.stderr[-100:]!r}")
+    path.write_bytes((tmp_path / "cert.pem").read_bytes() + (tmp_path / "key.pem").read_bytes())
+    return path
+
+
+def test_tls_is_verified_and_kept_open(tmp_path: Path, certificate: Path) -> None:
+    with Store(tmp_path / "here") as here:
+        for i in range(50):
+            for b in tick("tx1", i):
+                here.append(b)
+    with Store(tmp_path / "there") as store:
+        end = Receiver(store, ("127.0.0.1", 0), token="secret", tls_cert=certificate)
+        there = f"https://127.0.0.1:{end.port}"
+        with pytest.raises(InputError, match="CERTIFICATE_VERIFY_FAILED"):
+            Sender(tmp_path / "here", there, "tx1", token="secret").send()
+        with pytest.raises(InputError, match="https://localhost"):  # another name than the certificate's
+            Sender(tmp_path / "here", f"https://localhost:{end.port}", "tx1", ca=certificate).send()
+        sender = Sender(tmp_path / "here", there, "tx1", token="secret", ca=certificate, rows=50)
+        with socket.create_connection(("127.0.0.1", end.port)):  # one that never shakes hands
+            assert sender.send(last=True) == 300
+        assert end.rows == 300
+        with pytest.raises(InputError):  # in the clear
+            Sender(tmp_path / "here", url(end), "tx1").send(last=True)
+        sender.close()
+        end.close()
+
+
+def test_after_it_is_closed_nothing_is_taken(tmp_path: Path) -> None:
+    """Not even over a connection that was kept."""
+    here = Store(tmp_path / "here")
+    for b in tick("tx1", 0):
+        here.append(b)
+    here.flush()
+    with Store(tmp_path / "there") as store:
+        end = Receiver(store, ("127.0.0.1", 0))
+        sender = Sender(tmp_path / "here", url(end), "tx1")
+        sender.send(last=True)
+        end.close()
+        for b in tick("tx1", 1):
+            here.append(b)
+        here.flush()
+        with pytest.raises(InputError):
+            sender.send(last=True)
+        assert end.rows == 6
+        end = Receiver(store, ("127.0.0.1", end.port))  # it comes back
+        assert sender.send(last=True) == 6
+        end.close()
+
+
+def test_only_loopback_without_token_and_certificate(tmp_path: Path, certificate: Path) -> None:
+    with Store(tmp_path / "there") as store:
+        for options in ({}, {"token": "t"}, {"tls_cert": certificate}):
+            with pytest.raises(ConfigError, match="not loopback"):
+                Receiver(store, ("0.0.0.0", 0), **options)
+        Receiver(store, ("0.0.0.0", 0), token="t", tls_cert=certificate).close()
+        Receiver(store, ("::1", 0)).close()
+        with pytest.raises(ConfigError, match="certificate with its key"):
+            Receiver(store, ("127.0.0.1", 0), tls_cert=tmp_path / "none.pem")
+        with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ConfigError, match="in use"):
+            Receiver(store, ("127.0.0.1", taken.getsockname()[1]))
+
+
+@pytest.mark.parametrize(
+    ("to", "options", "said"),
+    [
+        ("collector:4318", {}, "expected http"),
+        ("http://collector:4318", {"token": "t"}, "in the clear"),
+        ("https://collector:4318", {"ca": "no-such.pem"}, "not certificates"),
+    ],
+)
+def test_senders_that_are_not_to_be(tmp_path: Path, to: str, options: dict[str, str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Sender(tmp_path, to, "h", token=options.get("token", ""), ca=options.get("ca", ""))
