@@ -12,11 +12,15 @@ from detectors.evidence import Track, pack_alert, unpack_alert
 from detectors.sentence import quantity, sentence
 from detectors.signature import Signature
 from telemetry.selectors import Selector
-from telemetry.types import Alert, Cause, Change, Incident, Nanos
+from telemetry.types import Alert, Cause, Change, Incident, Nanos, SeriesKey
 
 __all__ = ["Case", "impact_of"]
 
 MOST_ALERTS = 200
+SLACK = 8
+"""Windows for which evidence that waits for the rest of its signature is kept at least."""
+LASTING = 3
+"""Windows of a latency three times as long as usual that make an incident critical."""
 _LOSS = [Selector.parse('metric=~"app_lost_messages|feed_gap_packets|wire_lost_packets|.*_(drops|RcvbufErrors)_total"')]
 _LATENCY = [
     Selector.parse('metric=~"(wire|app)_latency_ns|tick_to_trade_ns|tcp_rtt_ns|feed_delay_ns|ab_skew_ns"'),
@@ -58,9 +62,16 @@ class Case:
             elif better and (alert.grade, -alert.surprise) < (held.grade, -held.surprise):
                 self.alerts[f"{slot}\x1f{name}"] = alert
 
-    def forget(self, before_ns: Nanos) -> None:
-        """Drop what has not been seen since `before_ns`."""
-        self.tracks = {k: t for k, t in self.tracks.items() if t.last_ns >= before_ns}
+    def slowest(self) -> Nanos:
+        """The longest of the windows by which its evidence comes."""
+        return max((t.window_ns for t in self.tracks.values()), default=0)
+
+    def forget(self, now_ns: Nanos, memory_ns: Nanos) -> None:
+        """Drop what has not been seen for `memory_ns` (or for some windows of a slow series)."""
+        self.tracks = {
+            k: t for k, t in self.tracks.items() if t.last_ns >= now_ns - max(memory_ns, SLACK * t.window_ns)
+        }
+        before_ns = now_ns - max(memory_ns, SLACK * self.slowest())
         self.alerts = {k: a for k, a in self.alerts.items() if a.end_ns >= before_ns}
         self.doubts = {k: t for k, t in self.doubts.items() if t >= before_ns}
 
@@ -173,6 +184,9 @@ class Case:
         felt = [(impact_of(a), a) for a in self.alerts.values() if impact_of(a)]
         lost = [a for kind, a in felt if kind == "loss"]
         slow = [a for kind, a in felt if kind == "latency"]
+        counts: dict[tuple[SeriesKey, str], int] = {}
+        for t in self.tracks.values():
+            counts[t.series, t.column] = max(counts.get((t.series, t.column), 0), t.count)
         if slow:
             worst = max(slow, key=lambda a: (_ratio(a), a.id))
             name = f"{worst.series.metric.removesuffix('_ns')} {worst.column}"
@@ -180,7 +194,8 @@ class Case:
             text = f"{name} {change}"
             if lost:
                 text = f"messages lost; {text}"
-            return ("critical" if lost or _ratio(worst) >= 3.0 else "warning"), text
+            lasting = any(_ratio(a) >= 3.0 and counts.get((a.series, a.column), 0) >= LASTING for a in slow)
+            return ("critical" if lost or lasting else "warning"), text
         if lost:
             return "critical", "messages lost"
         return "info", ""

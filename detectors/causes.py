@@ -155,7 +155,7 @@ def place_of(signature: Signature, s: int, by: Mapping[tuple[int, int], list[Tra
     """Where: of each label that the signature localises by, the value that carries most of its weightiest evidence."""
     order = sorted(
         (i for i, item in enumerate(signature.evidence) if item.role != "quiet" and item.places),
-        key=lambda i: (signature.evidence[i].role != "required", -signature.evidence[i].weight, i),
+        key=lambda i: (-signature.evidence[i].weight, signature.evidence[i].role != "required", i),
     )
     out: dict[str, str] = {}
     for label in signature.localise:

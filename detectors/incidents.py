@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -23,6 +24,12 @@ __all__ = ["Grouper"]
 
 SECOND = 1_000_000_000
 LIKELY = 0.45
+OVER = 0.5
+"""The score at a policy's threshold."""
+SAMPLED = ("rate", "max", "last")
+"""Columns of what is sampled, not of what happens: their windows come as often as the sampler does."""
+PACED = 16
+"""Windows from which the pace of a series is told."""
 
 
 class Grouper:
@@ -84,14 +91,17 @@ class Grouper:
         self._waiting: list[tuple[Nanos, str, Alert]] = []
         self._known: dict[tuple[int, int], Nanos] = {}
         self._ended: list[Incident] = []
-        self._seen: set[str] = set()
+        self._seen: set[SeriesKey] = set()
+        self._pacing: dict[SeriesKey, list[Nanos]] = {}
+        self._pace: dict[SeriesKey, tuple[Nanos, Nanos]] = {}
         self._matches: dict[tuple[SeriesKey, str], tuple[tuple[int, int], ...]] = {}
 
     # -- what is watched -------------------------------------------------------------------------------------------
 
     def watch(self, panel: Panel) -> None:
-        """Learn which series are watched, so that their quiet counts as evidence (exact in event time)."""
-        fresh = [i for i, k in enumerate(panel.keys) if str(k) not in self._seen]
+        """Learn which series are watched, and how often: their quiet counts as evidence (exact in event time)."""
+        self._measure(panel)
+        fresh = [i for i, k in enumerate(panel.keys) if k not in self._seen]
         if not fresh or not len(panel.end_ns):
             return
         live = np.asarray(np.isfinite(panel.values[:, fresh, :]).any(axis=2))
@@ -100,9 +110,31 @@ class Grouper:
                 first = int(panel.end_ns[int(np.argmax(live[:, column]))])
                 self.know(panel.keys[i], panel.columns, first)
 
+    def _measure(self, panel: Panel) -> None:
+        """How far apart the windows of a sampled series are: a slow sampler leaves some of them empty."""
+        fresh = [i for i, k in enumerate(panel.keys) if k not in self._pace]
+        columns = [c for c, name in enumerate(panel.columns) if name in SAMPLED]
+        if not fresh or not columns or not len(panel.end_ns):
+            return
+        live = np.asarray(np.isfinite(panel.values[:, fresh][:, :, columns]).any(axis=2))
+        for column, i in enumerate(fresh):
+            name = panel.keys[i]
+            ends = self._pacing.setdefault(name, [])
+            ends += panel.end_ns[live[:, column]][: PACED - len(ends)].tolist()
+            if len(ends) >= PACED:
+                gaps = sorted(b - a for a, b in itertools.pairwise(ends))
+                self._pace[name] = (ends[-1], max(gaps[len(gaps) // 2], panel.window_ns))
+                del self._pacing[name]
+
+    def _window(self, alert: Alert) -> Nanos:
+        """The window of a channel that counts when k of m are asked for."""
+        since, pace = self._pace.get(alert.series, (0, 0))
+        slow = alert.column in SAMPLED and alert.end_ns > since
+        return max(pace, alert.window_ns) if slow else alert.window_ns
+
     def know(self, key: SeriesKey, columns: Iterable[str], since_ns: Nanos) -> None:
         """Say that a series is watched since a time."""
-        self._seen.add(str(key))
+        self._seen.add(key)
         for column in columns:
             for at in self._items(key, column):
                 self._known[at] = min(self._known.get(at, since_ns), since_ns)
@@ -151,7 +183,7 @@ class Grouper:
         if case is None:
             case = self._cases[host] = Case([host])
         if case.incident is None:
-            case.forget(now - self._memory)
+            case.forget(now, self._memory)
         for alert in alerts:
             self._take(case, alert)
         if case.incident is None:
@@ -167,7 +199,7 @@ class Grouper:
         """Something else begins while an incident that has gone quiet waits for its end: that one ends now."""
         old = case.incident
         new = case.after(case.live(self.signatures))
-        new.forget(now - self._memory)
+        new.forget(now, self._memory)
         self._put(new)
         out = self._open(new, now) if old is not None else []
         if old is None or not out or out[0].incident.kind == old.kind or out[0].action != "opened":
@@ -193,13 +225,13 @@ class Grouper:
             key = (s, i, f"{alert.series}\x1f{alert.column}")
             track = case.tracks.get(key)
             if track is None:
-                track = case.tracks[key] = Track(alert.series, alert.column, alert.window_ns)
+                track = case.tracks[key] = Track(alert.series, alert.column, self._window(alert))
             track.add(alert, item)
             if item.role == "required" or item.opens:
                 counted = True
         if counted:
             case.keep(alert)
-            if alert.grade == "alert":
+            if alert.grade == "alert" or alert.score >= OVER:  # a policy grades the first window of many only
                 case.graded_ns = alert.end_ns
 
     def _open(self, case: Case, now: Nanos) -> list[IncidentChange]:
@@ -297,7 +329,7 @@ class Grouper:
         due = []
         for case in {id(c): c for c in self._cases.values()}.values():
             if case.incident is not None:
-                at = case.live(self.signatures) + self._quiet
+                at = case.live(self.signatures) + max(self._quiet, 3 * case.slowest())
                 if at <= until:
                     due.append((at, case.hosts, case.incident))
         out = []
@@ -324,7 +356,9 @@ class Grouper:
             "cases": [c.pack() for c in cases],
             "waiting": [pack_alert(a) for _, _, a in sorted(self._waiting, key=lambda x: x[:2])],
             "known": [[s, i, t] for (s, i), t in sorted(self._known.items())],
-            "seen": sorted(self._seen),
+            "seen": sorted(map(str, self._seen)),
+            "pacing": sorted((str(k), v) for k, v in self._pacing.items()),
+            "pace": sorted((str(k), *v) for k, v in self._pace.items()),
             "ended": [pack_incident(x) for x in self._ended],
             "catalogue": self._digest,
         }
@@ -342,7 +376,9 @@ class Grouper:
                 self._put(case)
         self._waiting = [(a.end_ns, a.id, a) for a in map(unpack_alert, body["waiting"])]
         self._known = {(s, i): t for s, i, t in body["known"]} if same else {}
-        self._seen = set(body["seen"]) if same else set()
+        self._seen = {SeriesKey.parse(k) for k in body["seen"]} if same else set()
+        self._pacing = {SeriesKey.parse(k): list(v) for k, v in body.get("pacing", ())}
+        self._pace = {SeriesKey.parse(k): (since, pace) for k, since, pace in body.get("pace", ())}
         self._ended = [unpack_incident(x) for x in body["ended"]]
 
 

@@ -85,8 +85,8 @@ def alert(
     key = SeriesKey.of(host, metric, **labels)
     end = 1000 * SECOND + tenth * STEP
     return Alert(
-        alert_id("d", key, end), "d", "1", "", key, "rate", STEP, end, end - STEP, 5.0, 0.9, 1, value, expected,
-        grade=grade,  # type: ignore[arg-type]
+        alert_id("d", key, end), "d", "1", "", key, "rate", STEP, end, end - STEP, 5.0,
+        0.9 if grade == "alert" else 0.3, 1, value, expected, grade=grade,  # type: ignore[arg-type]
     )  # fmt: skip
 
 
@@ -202,8 +202,45 @@ def test_quiet_series_count_once_they_are_known() -> None:
     assert "socket drops: quiet" in known.because
 
 
+def test_a_channel_that_fires_already_still_opens() -> None:
+    """A policy grades the first of many windows; that one may have been too small to count."""
+    later = [replace(drops(t), grade="evidence") for t in range(50, 60)]
+    assert run(later)[0].action == "opened"
+
+
+@pytest.mark.parametrize("every", [1, 2, 10, 150])
+def test_evidence_keeps_the_pace_of_its_series(every: int) -> None:
+    """Two of five windows: those that there are, however slowly a series is sampled."""
+    key = drops(0).series
+    ends = 1000 * SECOND + np.arange(-40 * every, 0, every) * STEP
+    panels = [Panel((key,), ("rate",), STEP, e, np.zeros((len(e), 1, 1))) for e in (ends[:7], ends[7:])]
+    grouper = Grouper(catalogue())
+    grouper.watch(panels[0])
+    state = grouper.snapshot()
+    grouper = Grouper(catalogue())
+    grouper.restore(state)
+    grouper.watch(panels[1])
+    changes = grouper.push([drops(t * every) for t in range(1, 12)], 1000 * SECOND + 12 * every * STEP)
+    assert [c.action for c in changes] == ["opened"]
+    assert changes[0].at_ns == 1000 * SECOND + 2 * every * STEP
+    assert changes[0].incident.onset_ns == 1000 * SECOND
+    lone = Grouper(catalogue())
+    for panel in panels:
+        lone.watch(panel)
+    assert lone.push([drops(0), drops(5 * every)], 1000 * SECOND + 12 * every * STEP) == []
+
+
+def test_a_short_delay_weighs_little() -> None:
+    """Severity is what users feel for longer than a moment."""
+    blip = [wait(50), wait(79), wait(80)]
+    calm = Grouper((replace(catalogue()[1], evidence=(replace(catalogue()[1].evidence[0], hold=(2, 40)),)),))
+    first = calm.push(blip[:2], 2000 * SECOND)[0].incident
+    assert first.severity == "warning"
+    assert run([wait(t) for t in range(50, 60)])[-1].incident.severity == "critical"
+
+
 def _stream(draw_hosts: list[int], tenths: list[int], kinds: list[int]) -> list[Alert]:
-    alerts = {}
+    alerts: dict[str, Alert] = {}
     for host, tenth, kind in zip(draw_hosts, tenths, kinds, strict=True):
         name = f"tx{host}"
         made = [drops(tenth, name), wait(tenth, name), drops(tenth, name, "evidence")][kind]
