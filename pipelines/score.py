@@ -87,6 +87,7 @@ def _catch_up(
     """Read, score and commit in steps; imports the numeric libraries only now that there is something to do."""
     from pipelines.engine import Engine
     from pipelines.live import live_detectors, make_grouper, shadow_detectors
+    from telemetry.selectors import of_host
     from telemetry.source import merge
 
     engine = Engine(
@@ -97,11 +98,11 @@ def _catch_up(
     engine.resume()
     for host, detector in engine.unwarmed():
         until = engine.offsets[host]
-        engine.warm(detector, store.read(max(0, until - WARM_NS), until, select=f'host="{host}"'))
+        engine.warm(detector, store.read(max(0, until - WARM_NS), until, select=of_host(host)))
     events = alerts = incidents = 0
     at = time.monotonic_ns()
     hosts = sorted(store.hosts())
-    streams = [store.read(engine.offsets.get(h, 0), 2**62, select=f'host="{h}"') for h in hosts]
+    streams = [store.read(engine.offsets.get(h, 0), 2**62, select=of_host(h)) for h in hosts]
     for batch in merge(streams):
         engine.push(batch)
         step = engine.step(clock())

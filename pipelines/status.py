@@ -1,7 +1,9 @@
-"""How the installation is: partitions, lateness, incidents, outbox; what is wrong and what to do."""
+"""How the installation is: partitions, who works, lateness, incidents, outbox; what is wrong and what to do."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,45 @@ __all__ = ["report"]
 
 LATE_S = 300.0
 DAY_NS = 86_400_000_000_000
+
+
+NOTES = {
+    "series_limit": (
+        "partition {part} lets no more series in (limit {limit}): {culprit}",
+        "take that label off at its source, score fewer detectors there, or raise scoring.max_series",
+    ),
+    "checkpoint_refused": (
+        "partition {part}: a checkpoint was damaged: {why}",
+        "an older one or the store was read instead; check the disk",
+    ),
+    "state_refused": (
+        "partition {part}: state of a detector on {host} was refused: {why}",
+        "it started anew and warmed up on the last hour; nothing to do",
+    ),
+    "refresh_failed": ("{sink} could not be reminded of open incidents: {error}", "mend the receiver"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    what: str
+    do: str
+
+
+def _recent(state: StateDB, now_ns: Nanos) -> list[_Problem]:
+    """What jobs noted in the last day, the latest of a kind."""
+    out: dict[tuple[str, str], _Problem] = {}
+    for note in state.notes():
+        known = NOTES.get(note["what"])
+        place = (note["part"], note["what"])
+        if known is not None and place not in out and now_ns - note["at_ns"] < DAY_NS:
+            body = {"part": note["part"], **json.loads(note["body"])}
+            out[place] = _Problem(known[0].format_map(body), known[1])
+    return list(out.values())
+
+
+def _ago(now_ns: Nanos, then_ns: Nanos | None) -> str:
+    return "never" if not then_ns else f"{max(0, now_ns - then_ns) / 1e9:.0f} s ago"
 
 
 def report(config: Config, now_ns: Nanos) -> dict[str, Any]:
@@ -50,7 +91,14 @@ def report(config: Config, now_ns: Nanos) -> dict[str, Any]:
         parts = state.parts()
         for p in parts:
             behind = max(0, (last or p["watermark_ns"]) - p["watermark_ns"]) / 1e9
-            lines.append(f"partition {p['name']}: scored to {behind:.0f} s behind the store's last event")
+            runs = "idle" if not p["lease_owner"] else f"held by {p['lease_owner'].rpartition(':')[0]}"
+            saved = "no checkpoint" if not p["checkpoint_path"] else f"last commit {_ago(now_ns, p['updated_ns'])}"
+            lines.append(f"partition {p['name']}: {behind:.0f} s behind the store's last event; {runs}; {saved}")
+            if p["checkpoint_path"] and not Path(p["checkpoint_path"]).exists():
+                problem(
+                    f"partition {p['name']}: its checkpoint {p['checkpoint_path']} is gone",
+                    "the next run takes the one before it, or reads the store again; see that 'checkpoints' is kept",
+                )
             if behind > LATE_S:
                 problem(f"partition {p['name']} is {behind:.0f} s behind", "run 'tailwatch score', or check its timer")
             if p["lease_owner"] and (p["lease_until_ns"] or 0) < now_ns:
@@ -58,6 +106,8 @@ def report(config: Config, now_ns: Nanos) -> dict[str, Any]:
         figures["partitions"] = [
             {k: p[k] for k in ("name", "watermark_ns", "updated_ns", "lease_owner")} for p in parts
         ]
+        for note in _recent(state, now_ns):
+            problem(note.what, note.do)
         still = state.incidents(state="open", limit=1000)
         figures["open_incidents"] = [i.id for i in still]
         lines.append(f"open incidents: {len(still)}")
@@ -71,4 +121,10 @@ def report(config: Config, now_ns: Nanos) -> dict[str, Any]:
                 )
             elif what == "due":
                 lines.append(f"outbox {sink}: {n} waiting")
+                stuck = [row for row in state.outbox.queue(sink) if row.attempts >= 3]
+                if stuck:
+                    problem(
+                        f"{sink} does not take messages: {n} wait, {stuck[0].attempts} attempts: {stuck[0].error}",
+                        "mend the receiver; they are sent by themselves then",
+                    )
     return {"lines": lines, "problems": problems, **figures}

@@ -15,7 +15,7 @@ from typing import TypeAlias
 from telemetry.errors import ConfigError
 from telemetry.types import SeriesKey
 
-__all__ = ["Matcher", "Select", "Selector", "predicate"]
+__all__ = ["Matcher", "Select", "Selector", "of_host", "predicate"]
 
 _PART = re.compile(
     r"""\s*(?P<name>[A-Za-z_][A-Za-z0-9_]*)\s*(?P<op>=~|!~|!=|=)\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>[^",{}=\s]*))\s*(?:,|$)"""
@@ -102,6 +102,11 @@ class Selector:
 
 Select: TypeAlias = "Selector | str | Sequence[Selector | str] | Callable[[SeriesKey], bool] | None"
 """What may be given as a selection: one selector or several (any of them), text, or a function of the key."""
+
+
+def of_host(host: str) -> Selector:
+    """All series of a host, whatever characters its name is made of."""
+    return Selector((Matcher("host", "=", host),))
 
 
 def predicate(select: Select) -> tuple[Callable[[SeriesKey], bool] | None, tuple[Selector, ...]]:
