@@ -30,6 +30,7 @@ from pipelines.sinks import Sink, make_sinks
 from pipelines.state import LeaseLost, StateDB
 from pipelines.upkeep import trim
 from telemetry.errors import ConfigError, TailwatchError
+from telemetry.selectors import of_host
 from telemetry.store import Store
 from telemetry.types import Events, Nanos
 
@@ -237,7 +238,7 @@ class Watcher:
                 continue
             if not self._follow and host not in (self.host, self.captures.host if self.captures else ""):
                 continue
-            for events in self.store.read(offsets.get(host, 0), 2**62, select=f'host="{host}"'):
+            for events in self.store.read(offsets.get(host, 0), 2**62, select=of_host(host)):
                 self._take(events)
                 first = False
                 if self.engine.waiting > HELD_MOST:  # the database is away: the rest is read once it is back
@@ -312,7 +313,7 @@ class Watcher:
         for host in sorted(set(self.store.hosts()) - own):
             if not self._follow and host != self.host:
                 continue
-            for events in self.store.read(self.engine.offsets.get(host, 0), 2**62, select=f'host="{host}"'):
+            for events in self.store.read(self.engine.offsets.get(host, 0), 2**62, select=of_host(host)):
                 self._take(events)
                 if self.engine.waiting > HELD_MOST:
                     return
@@ -427,7 +428,7 @@ class Watcher:
             self.engine.resume()
             for host, detector in self.engine.unwarmed():
                 until = self.engine.offsets[host]
-                history = self.store.read(max(0, until - 3600 * SECOND), until, select=f'host="{host}"')
+                history = self.store.read(max(0, until - 3600 * SECOND), until, select=of_host(host))
                 self.engine.warm(detector, history)
         except TailwatchError:
             self.engine, self.grouper = kept
