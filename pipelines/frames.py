@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from detectors.build import build
 from detectors.policy import ALERT, Decision
 from detectors.spec import DetectorSpec, duration_ns
 from telemetry.errors import InputError
+from telemetry.labels import format_time
 from telemetry.source import Source
 from telemetry.types import Events, Incident, Nanos, Panel, Scores, SeriesKey, Snapshot
 
@@ -20,7 +22,10 @@ if TYPE_CHECKING:
 
     from pipelines.backtest import Outcome
 
-__all__ = ["events_from_frame", "incident_html", "outcomes_frame", "packets_frame", "score_frame", "series_frame"]
+__all__ = [
+    "CaptureSummary", "capture_summary", "events_from_frame", "incident_html", "outcomes_frame", "packets_frame",
+    "score_frame", "scores_frame", "series_frame",
+]  # fmt: skip
 
 
 def events_from_frame(frame: pd.DataFrame) -> Events:
@@ -104,6 +109,85 @@ def score_frame(spec: DetectorSpec, snapshot: Snapshot | None, frame: pd.DataFra
 
 def _windows(spec: DetectorSpec) -> list[int]:
     return [duration_ns(p.params.get("window", "1s"), "window") for p in spec.features]
+
+
+def scores_frame(scores: Scores) -> pd.DataFrame:
+    """Surprise as a long DataFrame ``end, series, column, surprise, side``; windows without a score are left out."""
+    import pandas as pd
+
+    w, s, c = np.nonzero(np.isfinite(scores.surprise))
+    names = np.array([str(k) for k in scores.keys], object)
+    return pd.DataFrame(
+        {
+            "end": pd.to_datetime(scores.end_ns[w], utc=True),
+            "series": names[s],
+            "column": np.array(scores.columns, object)[c],
+            "surprise": scores.surprise[w, s, c],
+            "side": scores.side[w, s, c],
+        }
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureSummary:
+    """What a capture holds: totals, and its flows (protocol, source, destination, port, packets, bytes) by size."""
+
+    path: str
+    packets: int
+    bytes: int
+    first_ns: Nanos
+    last_ns: Nanos
+    flows: tuple[tuple[int, str, str, int, int, int], ...]
+
+    def frame(self) -> pd.DataFrame:
+        import pandas as pd
+
+        return pd.DataFrame(self.flows, columns=["protocol", "src", "dst", "port", "packets", "bytes"])
+
+    def _repr_html_(self) -> str:
+        from telemetry.display import table_html
+
+        names = {6: "TCP", 17: "UDP", 1: "ICMP", 2: "IGMP"}
+        rows = [(names.get(p, p), *rest) for p, *rest in self.flows[:12]]
+        seconds = (self.last_ns - self.first_ns) / 1e9
+        title = f"{self.path}: {self.packets} packets, {self.bytes} bytes in {seconds:.3f} s from "
+        title += format_time(self.first_ns) if self.packets else "nothing"
+        head = ("protocol", "source", "destination", "port", "packets", "bytes")
+        return table_html(title, head, rows, len(self.flows) - len(rows))
+
+
+def capture_summary(path: str | Path) -> CaptureSummary:
+    """Read a whole capture and add up its flows (without source ports)."""
+    from pipelines.packets import address_text
+    from telemetry.capture.packets import read_packets
+
+    names = ("protocol", "ip_version", "src_hi", "src_lo", "dst_hi", "dst_lo", "dst_port")
+    flows: dict[tuple[int, ...], list[int]] = {}
+    first, last, packets, size = 2**62, 0, 0, 0
+    for batch in read_packets([str(path)]):
+        if not batch.n:
+            continue
+        first, last = min(first, int(batch.time_ns[: batch.n].min())), max(last, int(batch.time_ns[: batch.n].max()))
+        wire = batch.wire_len[: batch.n].astype(np.int64)
+        packets, size = packets + batch.n, size + int(wire.sum())
+        table = np.stack([getattr(batch, n)[: batch.n].astype(np.uint64).view(np.int64) for n in names], axis=1)
+        kinds, at = np.unique(table, axis=0, return_inverse=True)
+        counts, sums = np.bincount(at.ravel()), np.bincount(at.ravel(), wire)
+        for row, n, b in zip(kinds.tolist(), counts.tolist(), sums.tolist(), strict=True):
+            have = flows.setdefault(tuple(row), [0, 0])
+            have[0] += n
+            have[1] += int(b)
+    whole = 2**64 - 1
+    named: dict[tuple[int, str, str, int], list[int]] = {}
+    for (protocol, version, src_hi, src_lo, dst_hi, dst_lo, port), (n, b) in flows.items():
+        src = address_text(version, src_hi & whole, src_lo & whole) if version > 0 else ""
+        dst = address_text(version, dst_hi & whole, dst_lo & whole) if version > 0 else ""
+        have = named.setdefault((protocol, src, dst, port), [0, 0])
+        have[0] += n
+        have[1] += b
+    out = [(*flow, n, b) for flow, (n, b) in named.items()]
+    out.sort(key=lambda f: (-f[4], f))
+    return CaptureSummary(str(path), packets, size, first if packets else 0, last, tuple(out))
 
 
 def packets_frame(path: str | Path, limit: int = 100_000) -> pd.DataFrame:

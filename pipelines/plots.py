@@ -4,16 +4,56 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from telemetry.types import Alert, Float64, Int64, Label
+from telemetry.errors import InputError
+from telemetry.types import Alert, Float64, Int64, Label, Panel
 
 if TYPE_CHECKING:
+    from pipelines.backtest import Outcome
+    from pipelines.casebook import BacktestReport
     from pipelines.intervals import Track
 
-__all__ = ["costs_png", "moment_png", "series_png", "timeline_png"]
+__all__ = ["Picture", "costs_png", "moment_png", "plot", "series_png", "timeline_png"]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """PNG bytes that a notebook shows."""
+
+    png: bytes
+
+    def _repr_png_(self) -> bytes:
+        return self.png
+
+
+def plot(thing: Panel | Outcome | BacktestReport, series: str = "", column: str = "") -> Picture:
+    """A picture of a panel's series (by name or part of it), an outcome's timeline, or what budgets cost in a report.
+
+    Raises
+    ------
+    InputError
+        The panel has no such series or column, or the thing has no picture.
+    """
+    if isinstance(thing, Panel):
+        key = next((i for i, k in enumerate(thing.keys) if series in str(k)), None)
+        name = column or (thing.channels[0] if thing.channels else "")
+        if key is None or name not in thing.columns:
+            raise InputError(f"plot: expected a series and a column of the panel, got {series!r} and {column!r}")
+        values = thing.column(name)[:, key]
+        return Picture(series_png(thing.end_ns, values, f"{thing.keys[key]} {name}"))
+    from pipelines.backtest import Outcome
+    from pipelines.casebook import BacktestReport
+
+    if isinstance(thing, Outcome):
+        inside = [m.label for m in thing.evaluation.matches]
+        return Picture(timeline_png(*thing.timeline, thing.alerts, inside, thing.candidate.label))
+    if isinstance(thing, BacktestReport):
+        return Picture(thing.plot())
+    raise InputError(f"plot: expected a panel, an outcome or a backtest report, got {type(thing).__name__}")
 
 
 def _figure(width: float = 9.0, height: float = 3.0, rows: int = 1) -> tuple[Any, Any]:

@@ -162,6 +162,11 @@ class Events:
     def __getitem__(self, at: slice | Bool | Int64) -> Events:
         return Events(self.keys, self.series[at], self.time_ns[at], self.seen_ns[at], self.value[at])
 
+    def _repr_html_(self) -> str:
+        from telemetry.display import events_html
+
+        return events_html(self)
+
     @staticmethod
     def empty(dtype: type[np.generic] = np.float64) -> Events:
         none = np.empty(0, np.int64)
@@ -226,6 +231,11 @@ class Panel:
         """One column, (W, S)."""
         return self.values[:, :, self.columns.index(name)]
 
+    def _repr_html_(self) -> str:
+        from telemetry.display import panel_html
+
+        return panel_html(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Scores:
@@ -254,6 +264,11 @@ class Scores:
     lo: Float64 | None = None
     hi: Float64 | None = None
     parts: Float64 | None = None
+
+    def _repr_html_(self) -> str:
+        from telemetry.display import scores_html
+
+        return scores_html(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,6 +362,11 @@ class Incident:
     alerts: tuple[Alert, ...]
     causes: tuple[Cause, ...] = ()
     changes: tuple[Change, ...] = ()
+
+    def _repr_html_(self) -> str:
+        from telemetry.display import incident_html
+
+        return incident_html(self)
 
 
 @dataclass(frozen=True, slots=True)
