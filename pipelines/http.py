@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import socket
 import ssl
 import threading
 import time
@@ -118,7 +119,8 @@ def serve(watcher: Watcher, settings: Http) -> ThreadingHTTPServer:
     registry = CollectorRegistry()
     registry.register(Collector(watcher))
     registry.register(PROCESS_COLLECTOR)  # own CPU and memory
-    token = Path(settings.token_file).read_text().strip() if settings.token_file else ""
+    token = _token(settings.token_file).encode()
+    context = _tls(settings)
 
     class Handler(BaseHTTPRequestHandler):
         server_version = "tailwatch"
@@ -126,7 +128,8 @@ def serve(watcher: Watcher, settings: Http) -> ThreadingHTTPServer:
         timeout = 10
 
         def do_GET(self) -> None:
-            if token and not hmac.compare_digest(self.headers.get("Authorization", ""), f"Bearer {token}"):
+            given = self.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+            if token and not hmac.compare_digest(given, b"Bearer " + token):
                 self._answer(401, b"token\n")
             elif self.path == "/healthz":
                 self._answer(200, b"ok\n")
@@ -150,12 +153,46 @@ def serve(watcher: Watcher, settings: Http) -> ThreadingHTTPServer:
             """Requests are not logged (they may carry tokens)."""
 
     try:
-        server = ThreadingHTTPServer((host, int(port)), Handler)
+        server = (_Server6 if ":" in host else _Server)((host, int(port)), Handler)
     except (OSError, ValueError, OverflowError) as error:
         raise ConfigError(f"http.listen: cannot listen on {settings.listen}: {error}") from None
-    if settings.tls_cert:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(settings.tls_cert, settings.tls_key or None)
-        server.socket = context.wrap_socket(server.socket, server_side=True)
+    if context is not None:  # the handshake is made by the thread of the connection, so that nobody waits for another's
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
     return server
+
+
+class _Server(ThreadingHTTPServer):
+    """One thread a connection; what goes wrong with one is nobody else's matter, and not worth a traceback."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        return
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+
+def _token(path: str) -> str:
+    if not path:
+        return ""
+    try:
+        token = Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"http.token_file: {path}: cannot be read: {error}") from None
+    if not token:
+        raise ConfigError(f"http.token_file: {path} is empty")
+    return token
+
+
+def _tls(settings: Http) -> ssl.SSLContext | None:
+    if not settings.tls_cert:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key or None)
+    except OSError as error:
+        raise ConfigError(f"http.tls_cert: {settings.tls_cert}: cannot be used: {error}") from None
+    return context
