@@ -33,8 +33,9 @@ from telemetry.wire.formats import (
     parse,
     parse_mold,
 )
+from telemetry.wire.prefetch import prefetch
 
-__all__ = ["GAP_SLOTS", "HEAD_BYTES", "HOLD_NS", "LEARN", "ROWS_EACH", "TICK_NS", "feed", "sweep", "tell"]
+__all__ = ["GAP_SLOTS", "HEAD_BYTES", "HOLD_NS", "LEARN", "ROWS_EACH", "TICK_NS", "feed", "ranges", "sweep", "tell"]
 
 HOLD_NS: Final = 100_000_000
 """How long a gap may wait to be filled before it counts."""
@@ -47,6 +48,8 @@ HEAD_BYTES: Final = 64
 ROWS_EACH: Final = 2 * GAP_SLOTS + 8
 """Most rows that one packet gives, but for the sweep."""
 TICK_NS: Final = 100_000_000
+AHEAD: Final = 16
+"""Packets ahead for whose payload the processor is told to go."""
 
 _NULL: Final = np.iinfo(np.int64).min
 _AGREE: Final = 8  # equal contents before two streams count as lines of one feed
@@ -261,6 +264,21 @@ def sweep(now, state, gaps, pair, pgaps, counts, out, k):  # type: ignore[no-unt
 
 
 @njit(cache=True, nogil=True)
+def ranges(rows):  # type: ignore[no-untyped-def]
+    """Those of the rows that tell of missing numbers."""
+    n = 0
+    for i in range(len(rows)):
+        n += rows[i, 0] == GAP or rows[i, 0] == LOST_BOTH
+    found = np.empty((n, rows.shape[1]), np.int64)
+    n = 0
+    for i in range(len(rows)):
+        if rows[i, 0] == GAP or rows[i, 0] == LOST_BOTH:
+            found[n] = rows[i]
+            n += 1
+    return found
+
+
+@njit(cache=True, nogil=True)
 def tell(g, groups, heads, meta, head):  # type: ignore[no-untyped-def]
     """Tell the format of a group by the packets kept of it: every header must fit and the numbers must run on."""
     base, m = g * LEARN, groups[g, G_SEEN]
@@ -353,6 +371,8 @@ def feed(  # type: ignore[no-untyped-def]
         else:
             if i >= n:
                 break
+            if i + AHEAD < n:
+                prefetch(data, poff[i + AHEAD])
             f = flow[i]
             if f < 0:
                 i += 1

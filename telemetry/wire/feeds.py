@@ -210,8 +210,7 @@ class Feeds:
 
     def _noted(self, found: list[Int64]) -> FeedRows:
         rows = found[0] if len(found) == 1 else np.concatenate(found) if found else np.empty((0, 6), np.int64)
-        gaps = rows[(rows[:, 0] == fk.GAP) | (rows[:, 0] == fk.LOST_BOTH)]
-        for code, stream, time, _, first, last in gaps.tolist():
+        for code, stream, time, _, first, last in fk.ranges(rows).tolist():
             if len(self.gaps) >= _MOST_RANGES:
                 self.gap_ranges_left_out += 1
                 continue
