@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.collect_kernels import append, ascending, count, scatter
+from features.collect_kernels import append, ascending, count, in_sweeps, scatter
 from telemetry.types import Bool, Int64, Nanos, State
 
 __all__ = ["FLOAT_BIT", "Cells", "Log"]
@@ -196,7 +196,7 @@ class Log:
         for a in range(first, last + 1, run):
             b = min(a + run - 1, last)
             yield self._cells(a, b, width)
-        self._forget(last)
+        self.forget(last)
 
     def _cells(self, a: int, b: int, width: int) -> Cells:
         parts = self._parts(a, b)
@@ -219,6 +219,18 @@ class Log:
                 self.reach, width, self.timed, at_cell, names, times, values,
             )  # fmt: skip
         return Cells(a, b - a + 1, width, offset, values, times, names)
+
+    def sweeps(self, first: int, last: int, width: int) -> Iterator[tuple[int, NDArray[Any], Int64]]:
+        """Of a timed log, the steps whose events are whole sweeps: each series once, in order, again and again.
+
+        Step, values and times (sweeps, series), oldest first; `forget` them when they are done.
+        """
+        if self._overflow.n or self._named or not width:
+            return
+        for step, part in self._parts(first, last):
+            n = part.n
+            if n % width == 0 and in_sweeps(part.series, part.time, n, width):
+                yield step, part.value[:n].reshape(-1, width), part.time[:n].reshape(-1, width)
 
     def heavy(self, most: int) -> list[int]:
         """Steps that hold more than so many events in a buffer of their own."""
@@ -261,7 +273,8 @@ class Log:
         values, times, names = self._scratch
         return values[:total], times[:total], names[:total]
 
-    def _forget(self, last: int) -> None:
+    def forget(self, last: int) -> None:
+        """Let go of what the windows after `last` do not need."""
         for number in [k for k in self._older if k + self.reach - 1 <= last]:
             self._give_back(self._older.pop(number))
         for i, buffer in enumerate(self._hot):

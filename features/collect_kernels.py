@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-__all__ = ["append", "ascending", "beyond", "count", "scatter"]
+__all__ = ["append", "ascending", "beyond", "count", "in_sweeps", "scatter"]
 
 
 @njit(cache=True, nogil=True)
@@ -34,6 +34,26 @@ def ascending(series, n, offset):
     while at <= width:
         offset[at] = n
         at += 1
+    return True
+
+
+@njit(cache=True, nogil=True)
+def in_sweeps(series, time, n, width):
+    """Whether the events are those of series 0 .. width - 1 in turn, again and again, never back in time."""
+    for at in range(0, n, width):
+        names, times = series[at : at + width], time[at : at + width]
+        other = 0
+        for k in range(names.shape[0]):
+            other |= names[k] ^ k
+        if other != 0:
+            return False
+        if at > 0:
+            before = time[at - width : at]
+            back = 0
+            for k in range(times.shape[0]):
+                back += 1 if times[k] < before[k] else 0
+            if back > 0:
+                return False
     return True
 
 

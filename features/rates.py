@@ -4,18 +4,18 @@ The difference of two consecutive samples belongs to the window of the later one
 what the counter counted. The rate of a window is the sum of its differences over the time that they span.
 """
 
-# mypy: allow-untyped-defs, allow-untyped-calls
+# mypy: allow-untyped-calls
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from features.collect import Log
 from features.params import Params, unknown
+from features.rates_kernels import INNER, finish, rates, rates_of_samples, rates_of_sweeps
 from telemetry.errors import ConfigError
 from telemetry.types import Bool, Float64, Int64, Nanos, SeriesKey, State
 
@@ -25,153 +25,6 @@ COLUMNS = ("rate", "increment", "exposure_s", "resets", "samples")
 BOOT_METRIC = "boot_id_changed"
 WRAP32 = ("irq_total",)
 """Counters that the kernel keeps in 32 bits."""
-
-_INNER = 5  # increment, exposure ns, resets, samples, pairs
-
-
-@njit(cache=True, nogil=True)
-def _rates(
-    offset,
-    values,
-    reals,
-    times,
-    names,
-    width,
-    windows,
-    held_t,
-    held,
-    held_float,
-    boots,
-    boot_from,
-    boot_to,
-    wrap,
-    gap,
-    out,
-):
-    """out[w, s] = increment, exposure in ns, resets, samples, pairs of each cell; samples in time order.
-
-    `values` and `reals` are one buffer seen as int64 and float64, `held` (S, 1) likewise through `held_float`'s flag.
-    """
-    held_real = held.view(np.float64)
-    named = names.shape[0] > 0
-    for s in range(width):
-        t0 = held_t[s]
-        v0 = held[s]
-        was_float = held_float[s]
-        wraps = wrap[s]
-        b = boot_from[s]
-        b_end = boot_to[s]
-        for w in range(windows):
-            lo = offset[w * width + s]
-            hi = offset[w * width + s + 1]
-            for i in range(lo + 1, hi):  # by time, stable; mostly in order already
-                t = times[i]
-                if t < times[i - 1]:
-                    x = values[i]
-                    m = names[i] if named else 0
-                    j = i - 1
-                    while j >= lo and times[j] > t:
-                        times[j + 1] = times[j]
-                        values[j + 1] = values[j]
-                        if named:
-                            names[j + 1] = names[j]
-                        j -= 1
-                    times[j + 1] = t
-                    values[j + 1] = x
-                    if named:
-                        names[j + 1] = m
-            up = 0.0
-            span = 0
-            resets = 0
-            pairs = 0
-            for i in range(lo, hi):
-                t = times[i]
-                v = values[i]
-                is_float = named and names[i] >= 1073741824
-                if t0 > -4611686018427387904:
-                    if is_float or was_float:
-                        held[s] = v0
-                        now = reals[i] if is_float else float(v)
-                        before = held_real[s] if was_float else float(v0)
-                        d = now - before
-                    else:
-                        whole = v - v0
-                        if whole < 0 and wraps and 2147483648 <= v0 < 4294967296 and whole < -2147483648:
-                            whole += 4294967296
-                        d = float(whole)
-                    while b < b_end and boots[b] <= t0:
-                        b += 1
-                    if d < 0.0 or (b < b_end and boots[b] <= t):
-                        resets += 1
-                    elif t - t0 <= gap:
-                        up += d
-                        span += t - t0
-                        pairs += 1
-                t0 = t
-                v0 = v
-                was_float = is_float
-            out[w, s, 0] = up
-            out[w, s, 1] = span
-            out[w, s, 2] = resets
-            out[w, s, 3] = hi - lo
-            out[w, s, 4] = pairs
-        held_t[s] = t0
-        held[s] = v0
-        held_float[s] = was_float
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _sample_rates(series, time, value, gap, newest, period, out):
-    """`newest` (S,) comes all -1. Where the series repeat with `period`, the sample before is that far back."""
-    n = series.shape[0]
-    i = 0
-    repeats = False  # the last `period` samples are of that many series; `newest` does not know them yet
-    while i < n:
-        alike = 0
-        if period and i >= period and i + period <= n:
-            names, names_before = series[i : i + period], series[i - period : i]
-            for k in range(period):
-                alike += names[k] == names_before[k]
-            if alike == period and not repeats:
-                repeats = True
-                for k in range(i - period, i):
-                    repeats &= newest[series[k]] == k
-        if repeats and alike == period:
-            t0, t1, to = time[i - period : i], time[i : i + period], out[i : i + period]
-            v0, v1 = value[i - period : i], value[i : i + period]
-            span = t1[0] - t0[0]
-            other = 0
-            for k in range(period):
-                other += t1[k] - t0[k] != span
-            if other == 0 and 0 < span <= gap:  # as of a sampler's sweep: one division for all
-                per_s = 1e9 / span
-                for k in range(period):
-                    d = v1[k] - v0[k]
-                    to[k] = d * per_s if d >= 0 else np.nan
-            else:
-                for k in range(period):
-                    span = t1[k] - t0[k]
-                    d = v1[k] - v0[k]
-                    rate = d * (1e9 / span)
-                    to[k] = rate if (d >= 0) & (span > 0) & (span <= gap) else np.nan
-            i += period
-            continue
-        if repeats:
-            repeats = False
-            for k in range(i - period, i):
-                newest[series[k]] = k
-        stop = min(i + max(period, 1), n)
-        while i < stop:
-            s = series[i]
-            out[i] = np.nan
-            j = newest[s]
-            if j >= 0:
-                span = time[i] - time[j]
-                d = value[i] - value[j]
-                if d >= 0 and 0 < span <= gap:
-                    out[i] = d * (1e9 / span)
-            newest[s] = i
-            i += 1
 
 
 def sample_rates(
@@ -200,7 +53,7 @@ def sample_rates(
     newest = np.full(int(series.max(initial=-1)) + 1 if width is None else width, -1)
     again = np.flatnonzero(series[1 : 1 << 16] == series[:1])
     period = int(again[0]) + 1 if len(again) else 0
-    _sample_rates(series, time_ns, value, gap_ns, newest, period, made)
+    rates_of_samples(series, time_ns, value, gap_ns, newest, period, made)
     return made
 
 
@@ -229,6 +82,7 @@ class RateBase:
         for name in self.columns:
             if name not in COLUMNS:
                 raise unknown("column", name, COLUMNS, params.where)
+        self._want = np.array([COLUMNS.index(c) for c in self.columns], np.int64)
         self._gap = params.duration("gap", max(5 * self.window_ns, 60_000_000_000))
         self._wrap32 = frozenset(params.names("wrap32", WRAP32))
         self._reach = self.window_ns // self.step_ns
@@ -239,7 +93,7 @@ class RateBase:
         self._boots: dict[str, list[Nanos]] = {}
         self._held_t, self._held = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self._held_float = np.zeros(0, np.bool_)
-        self._back = np.zeros((0, 0, _INNER))  # steps before the next one, for sliding windows
+        self._back = np.zeros((0, 0, INNER))  # steps before the next one, for sliding windows
         self._back_at = 0  # number of the step after `_back`
 
     def selects(self, key: SeriesKey) -> bool:
@@ -266,18 +120,34 @@ class RateBase:
 
     def close(self, first: int, last: int, alive: Bool) -> Float64:
         width = len(self._hosts)
-        inner = np.empty((last - first + 1, width, _INNER))
+        inner = np.empty((last - first + 1, width, INNER))
+        at = first
+        if not len(self._boot_table()[0]) and not self._held_float.any():
+            for step, values, times in self._log.sweeps(first, last, width):
+                if at < step:
+                    self._of_cells(at, step - 1, inner[at - first :])
+                rates_of_sweeps(values, times, self._held_t, self._held, self._wrap, self._gap, inner[step - first])
+                self._log.forget(step)
+                at = step + 1
+        if at <= last:
+            self._of_cells(at, last, inner[at - first :])
+        if self._reach > 1:
+            inner = self._slide(first, inner)
+        out = np.empty((*inner.shape[:2], len(self.columns)))
+        finish(inner, self._want, out)
+        return out
+
+    def _of_cells(self, first: int, last: int, inner: Float64) -> None:
+        """Windows of samples in any order, into inner (W, S, INNER)."""
+        width = len(self._hosts)
         boots, start, stop = self._boot_table()
         for cells in self._log.take(first, last, width):
             at = cells.first - first
-            _rates(
+            rates(
                 cells.offset, cells.values, cells.values.view(np.float64), cells.times, cells.names, width,
                 cells.windows, self._held_t, self._held, self._held_float, boots, start, stop, self._wrap, self._gap,
                 inner[at : at + cells.windows],
             )  # fmt: skip
-        if self._reach > 1:
-            inner = self._slide(first, inner)
-        return self._finish(inner)
 
     def _boot_table(self) -> tuple[Int64, Int64, Int64]:
         """All reboots, host by host, and where each series' host begins and ends in them."""
@@ -295,7 +165,7 @@ class RateBase:
     def _slide(self, first: int, inner: Float64) -> Float64:
         """Sums over the last `reach` steps; a step that was skipped counts as one without samples."""
         n, width = inner.shape[:2]
-        back = np.zeros((self._reach - 1, width, _INNER))
+        back = np.zeros((self._reach - 1, width, INNER))
         old = self._back[max(0, first - self._back_at) :] if self._back_at <= first else self._back[:0]
         if len(old):
             back[
@@ -304,22 +174,6 @@ class RateBase:
         whole = np.concatenate([back, inner])
         self._back, self._back_at = whole[len(whole) - (self._reach - 1) :].copy(), first + n
         return np.stack([whole[i : i + self._reach].sum(axis=0) for i in range(n)]) if n else inner
-
-    def _finish(self, inner: Float64) -> Float64:
-        up, span, resets, samples = (inner[:, :, i] for i in range(4))
-        good = (inner[:, :, 4] > 0) & (resets == 0)
-        out = np.empty((*up.shape, len(self.columns)))
-        for i, name in enumerate(self.columns):
-            if name == "rate":
-                with np.errstate(divide="ignore", invalid="ignore"):
-                    out[:, :, i] = np.where(good & (span > 0), up / (span * 1e-9), np.nan)
-            elif name == "increment":
-                out[:, :, i] = np.where(good, up, np.nan)
-            elif name == "exposure_s":
-                out[:, :, i] = np.where(good, span * 1e-9, np.nan)
-            else:
-                out[:, :, i] = np.where(samples > 0, resets if name == "resets" else samples, np.nan)
-        return out
 
     def snapshot(self) -> State:
         n = len(self._hosts)

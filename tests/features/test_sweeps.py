@@ -59,3 +59,25 @@ def test_a_series_beyond_the_keys_is_refused() -> None:
     for bad in (len(KEYS), -1):
         with pytest.raises(InputError, match="series from 0 to 6"):
             builder.push(Events(KEYS, np.array([0, bad]), time, time, np.zeros(2)))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 90), st.integers(-2, 2**40)), min_size=2, max_size=30),
+    st.integers(0, 2**32 - 1),
+    st.booleans(),
+)
+def test_rates_of_whole_sweeps_are_those_of_cells(steps: list[tuple[int, int]], start: int, slide: bool) -> None:
+    n = len(KEYS)
+    time = START + np.cumsum([a for a, _ in steps]) * MS
+    value = (start + np.cumsum([b for _, b in steps]))[:, None] % (2**32 + np.arange(n) * 2**40)
+    params = {"select": "irq_total", "window": "400ms", "columns": "rate,increment,exposure_s,resets,samples"}
+    got = []
+    for turn in (np.arange(n), np.r_[0, n - 1 : 0 : -1]):
+        builder = build_features([Part("rate", {**params, "step": "200ms" if slide else "400ms", "gap": "60ms"})])
+        first = Events(KEYS, np.arange(n), np.full(n, START), np.full(n, START), np.zeros(n, np.int64))
+        builder.push(first)  # so that both know the series by the same numbers
+        series, when = np.tile(turn, len(time)), np.repeat(time, n)
+        builder.push(Events(KEYS, series, when, when, value[:, turn].reshape(-1)))
+        got.append(builder.close(builder.newest_ns + 400 * MS)[0])
+    np.testing.assert_array_equal(got[0].values, got[1].values)
