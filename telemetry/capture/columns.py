@@ -20,6 +20,7 @@ NULL: Final = int(np.iinfo(np.int64).min)
 
 TUNNELS: Final = (
     "", "gre", "ipip", "6in4", "vxlan", "erspan1", "erspan2", "erspan3", "4in6", "6in6", "pptp", "geneve", "etherip",
+    "mpls",
 )  # fmt: skip
 """Names of the codes in `Packets.tunnel`; 0 is no tunnel."""
 

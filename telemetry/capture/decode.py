@@ -4,8 +4,8 @@ One loop over packets, one small state machine per packet. Whatever the bytes, n
 ``data[frame_off:frame_off + cap_len]`` is read: each read is preceded by a check against the end of the
 captured frame. Every turn of the inner loop consumes bytes, so it ends.
 
-Sources: RFC 791, 8200, 9293, 768, 2784/2890 (GRE), 2637 (PPTP), 7348 (VXLAN), 3032 (MPLS), 2516 (PPPoE),
-draft-foschiano-erspan, the LINKTYPE_* pages of tcpdump.org, EtherType 0xD28B after tcpdump's print-arista.c.
+Sources: RFC 791, 8200, 9293, 768, 2516 (PPPoE), the LINKTYPE_* pages of tcpdump.org; what is rarer is in `layers`
+and `tunnels`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from numba import njit
 from telemetry.capture import columns as c
 from telemetry.capture.columns import NULL, I16s, I32s, I64s, U8s, U64s, int64, uint64
 from telemetry.capture.layers import (
+    BRIDGED,
     DECODED_LINKS,
     ETHER,
     GUESS,
@@ -22,21 +23,22 @@ from telemetry.capture.layers import (
     IP6,
     L4,
     LLC,
+    MPLS,
     PPP,
     STOP,
     TYPE,
+    arista_time,
     be16,
     be32,
     be64,
+    behind_labels,
+    behind_tag,
     first_layer,
     tcp_options,
 )
+from telemetry.capture.tunnels import ETHERIP, IN4_4, IN4_6, IN6_4, IN6_6, IN_MPLS, gre, udp_tunnel
 
 __all__ = ["DECODED_LINKS", "be16", "be32", "be64", "decode"]
-
-_GRE, _IPIP, _6IN4, _VXLAN, _ERSPAN1, _ERSPAN2, _ERSPAN3, _4IN6, _6IN6, _PPTP, _GENEVE, _ETHERIP = range(1, 13)
-
-_TAI_MINUS_UTC = 37_000_000_000  # since 2017
 
 
 @njit(cache=True, nogil=True)
@@ -95,12 +97,14 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                 elif et == 0x86DD:
                     step = IP6
                 elif et == 0x8100 or et == 0x88A8 or et == 0x9100 or et == 0x9200:
-                    if o + 4 > end:
+                    if o + 2 > end:
                         break
                     if depth == 0 and tags < 2:
                         i32[uint64(c.VLAN + tags), i] = be16(data, o) & 0xFFF
                         dirty |= c.HAS_VLAN
                         tags += 1
+                    if o + 4 > end:
+                        break
                     et = be16(data, o + 2)
                     o += 4
                     if depth == 0:
@@ -116,35 +120,19 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                         dst_lo = uint64(be32(data, o + 24))
                         l3_end = o + 28
                     break
-                elif et == 0x8847 or et == 0x8848:
-                    bottom = False
-                    while o + 4 <= end and not bottom:
-                        bottom = data[uint64(o + 2)] & 1 != 0
-                        o += 4
-                    if not bottom or o >= end:
-                        break
-                    step = GUESS
-                    if data[uint64(o)] >> 4 == 0 and o + 18 <= end:  # a pseudowire's control word, then Ethernet
-                        et = be16(data, o + 16)
-                        if et == 0x0800 or et == 0x86DD or et == 0x8100 or et == 0x88A8 or et == 0x0806:
-                            o += 4
-                            step = ETHER
-                            continue
+                elif et == MPLS or et == 0x8848:
+                    step, o = behind_labels(data, o, end)
+                    if step == STOP or step == ETHER:  # noqa: SIM109 (numba: no tuple)
+                        continue
+                elif et == BRIDGED:
+                    step = ETHER
+                    continue
                 elif et == 0x8864:
                     if o + 6 > end or data[uint64(o)] != 0x11 or data[uint64(o + 1)] != 0:
                         break
                     limit = min(limit, o + 6 + be16(data, o + 4))
                     o += 6
                     step = PPP
-                elif et == 0x88E5:  # MACsec, where it is not encrypted
-                    if o + 16 > end or data[uint64(o)] & 0x0C:
-                        break
-                    o += 14 if data[uint64(o)] & 0x20 else 6
-                    et = be16(data, o)
-                    o += 2
-                    if depth == 0:
-                        etype = et
-                    continue
                 elif et == 0x883E:  # WCCP redirection
                     if o >= end:
                         break
@@ -152,44 +140,23 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                         o += 4
                     step = IP4
                 elif et == 0xD28B:
-                    if o + 14 > end or be16(data, o) != 1:
+                    o, stamp = arista_time(data, o, end, i64[c.TIME, i])
+                    if o < 0:
                         break
-                    kind = be16(data, o + 2)
-                    base = kind & 0xF0
-                    at = i64[c.TIME, i]
-                    if base == 0x10:
-                        sec = int64(be32(data, o + 4))
-                        ns = int64(be32(data, o + 8))
-                        o += 12
-                    elif base == 0x20:
-                        sec = int64(be16(data, o + 4))
-                        ns = int64(be32(data, o + 6))
-                        o += 10
-                        if at == NULL:
-                            ns = int64(1_000_000_000)  # nothing to merge with
-                        else:
-                            now = at // 1_000_000_000
-                            sec += now - (now & 0xFFFF)
-                            if sec - now > 32_768:
-                                sec -= 65_536
-                            elif now - sec > 32_768:
-                                sec += 65_536
-                    else:
-                        break
-                    if ns < 1_000_000_000 and depth == 0:
-                        stamp = sec * 1_000_000_000 + ns
-                        # clocks that say TAI often run on UTC: take what is nearer to the capture's time
-                        if kind & 0x100 == 0 and (at == NULL or abs(stamp - _TAI_MINUS_UTC - at) < abs(stamp - at)):
-                            stamp -= _TAI_MINUS_UTC
+                    if stamp != NULL and depth == 0:
                         i64[c.HW_TIME, i] = stamp
                         dirty |= c.HAS_HW
-                    et = be16(data, o)
-                    o += 2
+                    et = be16(data, o - 2)
                     if depth == 0:
                         etype = et
                     continue
                 else:
-                    break
+                    et, o = behind_tag(data, et, o, end)
+                    if et < 0:
+                        break
+                    if depth == 0 and et > 1500:
+                        etype = et
+                    continue
             if step == LLC:
                 if (
                     o + 8 <= end
@@ -227,7 +194,7 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                 elif kind == 0x57:
                     step = IP6
                 elif kind == 0x281:
-                    et = 0x8847
+                    et = MPLS
                     step = TYPE
                     continue
                 else:
@@ -343,30 +310,27 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                         break
                     sport = be16(data, o)
                     dport = be16(data, o + 2)
-                    if o + 8 > end:
+                    pay = o + 8
+                    plen = max(limit - pay, 0)
+                    if o + 6 > end:
                         break
                     size = be16(data, o + 4)
-                    pay = o + 8
                     if nexth == 17 and size >= 8:
                         plen = int64(size - 8)
-                    else:
-                        plen = max(limit - pay, 0)
-                    if nexth == 17 and (dport == 4789 or sport == 4789) and o + 16 <= end and size >= 16:
-                        limit = min(limit, o + size)
-                        if tunnel == 0:
-                            tunnel = _VXLAN
-                            if data[uint64(o + 8)] & 8:
-                                tunnel_id = int64(be32(data, o + 12) >> 8)
-                        o += 16
-                        step = ETHER
-                    elif nexth == 17 and (dport == 6081 or sport == 6081) and o + 16 <= end and size >= 16:
-                        limit = min(limit, o + size)
-                        if tunnel == 0:
-                            tunnel = _GENEVE
-                            tunnel_id = int64(be32(data, o + 12) >> 8)
-                        et = be16(data, o + 10)
-                        o += 16 + ((int64(data[uint64(o + 8)]) & 63) << 2)
-                        step = ETHER if et == 0x6558 else TYPE
+                        # one comparison a port for all tunnels' ports: 4789 to 6081
+                        if (
+                            (uint64(int64(dport) - 4789) <= 1292 or uint64(int64(sport) - 4789) <= 1292)
+                            and o + 16 <= end
+                            and size >= 16
+                        ):
+                            code, ident, inner, et = udp_tunnel(data, o, sport, dport)
+                            if code:
+                                limit = min(limit, o + size)
+                                if tunnel == 0:
+                                    tunnel = code
+                                    tunnel_id = ident
+                                o = inner
+                                step = TYPE
                 elif nexth == 6:
                     pay = -1
                     plen = -1
@@ -378,6 +342,8 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                         size = int64((data[uint64(o + 12)] >> 4) << 2)
                         i64[c.SEQ, i] = be32(data, o + 4)
                         dirty |= c.HAS_TCP
+                        if frag == 0 and o + size <= limit:
+                            plen = limit - o - size
                         if size < 20:
                             break
                         i64[c.ACK, i] = be32(data, o + 8)
@@ -385,14 +351,13 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                         i32[c.WINDOW, i] = be16(data, o + 14)
                         if o + size <= limit:
                             pay = o + size
-                            plen = limit - pay
                         if size > 20 and o + 20 < end:
                             if size == 32 and o + 32 <= end and be32(data, o + 20) == 0x0101080A:
                                 i64[c.TS_VAL, i] = be32(data, o + 24)
                                 i64[c.TS_ECR, i] = be32(data, o + 28)
                                 dirty |= c.HAS_TS
                             else:
-                                dirty |= tcp_options(data, o + 20, min(o + size, end), i, i64, i32, i16)
+                                dirty |= tcp_options(data, o + 20, o + size, end, i, i64, i32, i16)
                 elif nexth == 1 or nexth == 58:
                     if o + 2 <= end and o + 4 <= limit:
                         i16[c.MTYPE, i] = data[uint64(o)]
@@ -408,11 +373,11 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                         dport = be16(data, o + 2)
                 elif nexth == 4:
                     if tunnel == 0:
-                        tunnel = _IPIP if version == 4 else _4IN6
+                        tunnel = IN4_4 if version == 4 else IN6_4
                     step = IP4
                 elif nexth == 41:
                     if tunnel == 0:
-                        tunnel = _6IN4 if version == 4 else _6IN6
+                        tunnel = IN4_6 if version == 4 else IN6_6
                     step = IP6
                 elif nexth == 51:
                     if o + 8 <= end:
@@ -425,70 +390,18 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                         plen = max(limit - o, 0)
                 elif nexth == 143 or nexth == 97:  # Ethernet (RFC 8986), EtherIP (RFC 3378)
                     if tunnel == 0:
-                        tunnel = _ETHERIP
+                        tunnel = ETHERIP
                     if nexth == 97:
                         o += 2
                     step = ETHER
-                elif nexth == 137:
-                    et = 0x8847
+                elif nexth == 137:  # RFC 4023
+                    if tunnel == 0:
+                        tunnel = IN_MPLS
+                    et = MPLS
                     step = TYPE
                 elif nexth == 47:
-                    if o + 4 > end:
-                        break
-                    bits = be16(data, o)
-                    et = be16(data, o + 2)
-                    o += 4
-                    ident = int64(-1)
-                    if bits & 7 == 1:  # PPTP
-                        if o + 4 > end:
-                            break
-                        ident = int64(be16(data, o + 2))
-                        o += 4
-                        if bits & 0x1000:
-                            o += 4
-                        if bits & 0x80:
-                            o += 4
-                        if tunnel == 0:
-                            tunnel = _PPTP
-                            tunnel_id = ident
-                        if et == 0x880B and bits & 0x1000:
-                            step = PPP
-                        continue
-                    if bits & 7 != 0:
-                        break
-                    if bits & 0xC000:
-                        o += 4
-                    if bits & 0x2000:
-                        if o + 4 > end:
-                            break
-                        ident = int64(be32(data, o))
-                        o += 4
-                    if bits & 0x1000:
-                        o += 4
-                    code = _GRE
-                    step = TYPE
-                    if et == 0x6558:
-                        step = ETHER
-                    elif et == 0x88BE:
-                        step = ETHER
-                        code = _ERSPAN1
-                        if bits & 0x1000:
-                            code = _ERSPAN2
-                            if o + 8 > end:
-                                break
-                            ident = int64(be16(data, o + 2) & 0x3FF)
-                            o += 8
-                    elif et == 0x22EB:
-                        code = _ERSPAN3
-                        if o + 12 > end:
-                            break
-                        ident = int64(be16(data, o + 2) & 0x3FF)
-                        kind = int64((be16(data, o + 10) >> 10) & 31)
-                        o += 20 if data[uint64(o + 11)] & 1 else 12
-                        step = ETHER if kind == 0 else GUESS
-                    elif et == 0x880B:
-                        step = PPP
-                    if tunnel == 0:
+                    step, o, et, code, ident = gre(data, o, end)
+                    if tunnel == 0 and code:
                         tunnel = code
                         tunnel_id = ident
         if tunnel:

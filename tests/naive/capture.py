@@ -51,10 +51,13 @@ def _ethernet(b: bytes, room: int, out: dict[str, Any], depth: int) -> None:
         if depth == 0:
             out["ether_type"] = kind
         if len(b) < 4:
+            tags += [int.from_bytes(b[:2], "big") & 0xFFF] if len(b) >= 2 else []
             break
         tag, kind = struct.unpack(">HH", b[:4])
         tags.append(tag & 0xFFF)
         b, room = b[4:], room - 4
+    if kind in (0x6558, 0x8870, 0x88E5, 0x88E7, 0x8909, 0x8926, 0x892F, 0x894F, 0xF1C1):
+        raise NotImplementedError("headers the twin does not know")
     if depth == 0:
         out["ether_type"] = kind
         if tags:
@@ -136,12 +139,12 @@ def _tunnel(out: dict[str, Any], name: str, ident: int = -1) -> None:
 def _transport(b: bytes, room: int, proto: int, out: dict[str, Any], depth: int, version: int) -> None:
     if proto in (17, 6) and len(b) >= 4:
         out["src_port"], out["dst_port"] = struct.unpack(">HH", b[:4])
-    if proto == 17 and len(b) >= 8:
-        size = struct.unpack(">H", b[4:6])[0]
+    if proto == 17 and len(b) >= 4:
+        size = struct.unpack(">H", b[4:6])[0] if len(b) >= 6 else 0
         length = size - 8 if size >= 8 else max(room - 8, 0)
         out.update(payload=b[8 : max(min(8 + length, room), 8)], payload_len=length)
         if 4789 in (out["src_port"], out["dst_port"]) and len(b) >= 16 and size >= 16:
-            _tunnel(out, "vxlan", int.from_bytes(b[12:15], "big") if b[8] & 8 else -1)
+            _tunnel(out, "vxlan", int.from_bytes(b[12:15], "big"))
             _ethernet(b[16:], min(room, size) - 16, out, depth)
     elif proto == 6:
         _tcp(b, room, out)
@@ -163,36 +166,42 @@ def _tcp(b: bytes, room: int, out: dict[str, Any]) -> None:
         return
     out["tcp_seq"], out["tcp_ack"], bits, window = struct.unpack(">IIHH", b[4:16])
     size = (bits >> 12) * 4
+    if size <= room and not out["frag"]:
+        out["payload_len"] = room - size
     if size < 20:
         out["tcp_ack"] = -1
         return
     out.update(tcp_flags=bits & 0xFFF, tcp_window=window)
-    if size <= room:
-        out.update(payload=b[size:room], payload_len=room - size)
+    if size <= room and not out["frag"]:
+        out["payload"] = b[size:room]
     options = b[20:size]
+    captured = len(options)
     while options:
+        used = captured - len(options)
         kind = options[0]
         if kind == 0:
             break
         if kind == 1:
             options = options[1:]
             continue
+        if options[:2] == b"\x08\x0a" and 6 <= len(options) < 10 <= size - 20 - used and out["ts_val"] < 0:
+            out["ts_val"] = int.from_bytes(options[2:6], "big")  # its echo was cut off
         if len(options) < 2 or options[1] < 2 or options[1] > len(options):
             break
         value, options = options[2 : options[1]], options[options[1] :]
-        if kind == 8 and len(value) == 8:
+        if kind == 8 and len(value) == 8 and out["ts_val"] < 0:
             out["ts_val"], out["ts_ecr"] = struct.unpack(">II", value)
-        elif kind == 2 and len(value) == 2:
+        elif kind == 2 and len(value) == 2 and out["mss"] < 0:
             out["mss"] = int.from_bytes(value, "big")
-        elif kind == 3 and len(value) == 1:
+        elif kind == 3 and len(value) == 1 and out["wscale"] < 0:
             out["wscale"] = value[0]
-        elif kind == 5 and len(value) >= 8 and len(value) % 8 == 0:
+        elif kind == 5 and len(value) >= 8 and len(value) % 8 == 0 and out["sack_count"] < 0:
             out["sack_count"] = len(value) // 8
 
 
 def _gre(b: bytes, room: int, out: dict[str, Any], depth: int) -> None:
     bits, kind = struct.unpack(">HH", b[:4])
-    if bits & 7 or kind not in (0x0800, 0x86DD, 0x6558, 0x88BE):
+    if bits & 0x4007 or kind not in (0x0800, 0x86DD, 0x6558, 0x88BE):
         raise NotImplementedError("the twin knows plain GRE only")
     at = 4 + (4 if bits & 0xC000 else 0)
     ident = -1
@@ -208,8 +217,10 @@ def _gre(b: bytes, room: int, out: dict[str, Any], depth: int) -> None:
         name = "erspan1"
         if bits & 0x1000:
             name = "erspan2"
-            if len(b) < at + 8:
+            if len(b) < at + 12:
                 return
+            if b[at] >> 4 == 2:
+                raise NotImplementedError("the twin knows type I and II only")
             ident = int.from_bytes(b[at + 2 : at + 4], "big") & 0x3FF
             at += 8
     _tunnel(out, name, ident)
