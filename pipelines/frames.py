@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +19,8 @@ from telemetry.types import Events, Incident, Nanos, Panel, Scores, SeriesKey, S
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pipelines.backtest import Outcome
-
 __all__ = [
-    "CaptureSummary", "capture_summary", "events_from_frame", "incident_html", "outcomes_frame", "packets_frame",
+    "CaptureSummary", "capture_summary", "events_from_frame", "incident_html", "packets_frame",
     "score_frame", "scores_frame", "series_frame",
 ]  # fmt: skip
 
@@ -240,10 +237,3 @@ def incident_html(incident: Incident, source: Source | None = None) -> str:
     from pipelines.report.page import render
 
     return render([incident], source, title=incident.kind)
-
-
-def outcomes_frame(outcomes: Sequence[Outcome]) -> pd.DataFrame:
-    """Figures of backtests, a row each."""
-    import pandas as pd
-
-    return pd.DataFrame({o.candidate.label: o.figures() for o in outcomes}).T
