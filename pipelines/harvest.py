@@ -19,7 +19,7 @@ import numpy as np
 
 from pipelines.config import Harvest
 from telemetry.errors import ConfigError, TailwatchError
-from telemetry.harvest import Follower, Harvester
+from telemetry.harvest import Follower, Harvester, Joiner
 from telemetry.logfile import LogFollower, read_log_spec
 from telemetry.procfs import cpu_list
 from telemetry.prometheus import Scraper
@@ -163,8 +163,9 @@ def harvest(
     lateness: list[int] = []
     samples = ticks = missed = 0
     _raise_file_limit()
+    joined = Joiner(store.append)
     for batch in harvester.sample():  # compiles, opens, learns the names: not at the cost of the first tick
-        store.append(batch)
+        joined.append(batch)
         samples += len(batch)
     gc.collect()
     gc.freeze()
@@ -195,12 +196,13 @@ def harvest(
             del lateness[::2]
         harvester.late(late)
         for batch in harvester.sample():
-            store.append(batch)
+            joined.append(batch)
             samples += len(batch)
         ticks += 1
         due += period
         if now - told >= SECOND:
             told = now
+            joined.flush()
             store.flush()
             care.look(now / 1e9)
             if tell is not None:
@@ -212,6 +214,7 @@ def harvest(
     spent = (time.monotonic_ns() - begin) / 1e9
     cpu_s = (time.process_time_ns() - cpu) / 1e9
     after = resource.getrusage(resource.RUSAGE_SELF)
+    joined.flush()
     store.flush()
     care.close()
     known_boot(store.path, harvester.host, harvester.boot_id)

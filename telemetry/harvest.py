@@ -6,9 +6,11 @@ It owns no clock but the stamps of its reads: whoever calls `Harvester.sample` s
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
+
+import numpy as np
 
 from telemetry.host.config import ConfigWatch
 from telemetry.host.incident import IncidentTier
@@ -17,7 +19,7 @@ from telemetry.host.tier import Tier
 from telemetry.procfs import cgroup_set, namespace_set, online_cpus, standard_set
 from telemetry.types import Events, Int64, Nanos, SeriesKey
 
-__all__ = ["Follower", "Harvester"]
+__all__ = ["Follower", "Harvester", "Joiner"]
 
 
 class Follower(Protocol):
@@ -54,6 +56,45 @@ class _Own:
 
     def close(self) -> None:
         return
+
+
+class Joiner:
+    """Puts small batches of the same series together before they are stored.
+
+    A frame of the log costs as much for twenty rows as for two hundred. The order stays.
+    """
+
+    def __init__(self, append: Callable[[Events], None], rows: int = 256) -> None:
+        self._append, self._rows = append, rows
+        self._waiting: list[Events] = []
+        self._tiled: dict[int, tuple[Int64, Int64]] = {}
+
+    def append(self, batch: Events) -> None:
+        first = self._waiting[0] if self._waiting else None
+        if first is not None and (batch.keys is not first.keys or batch.series is not first.series):
+            self.flush()
+        if len(batch) >= self._rows:
+            self._append(batch)
+            return
+        self._waiting.append(batch)
+        if len(self._waiting) * len(batch) >= self._rows * 4:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand on what waits."""
+        some, self._waiting = self._waiting, []
+        if len(some) < 2:
+            for batch in some:
+                self._append(batch)
+            return
+        first = some[0]
+        series, whole = self._tiled.get(len(some), (None, first.series))
+        if series is not first.series:
+            whole = np.tile(first.series, len(some))
+            whole.flags.writeable = False
+            self._tiled[len(some)] = (first.series, whole)
+        columns = [np.concatenate(c) for c in zip(*((b.time_ns, b.seen_ns, b.value) for b in some), strict=True)]
+        self._append(Events(first.keys, whole, *columns))
 
 
 class Harvester:

@@ -18,9 +18,9 @@ from telemetry.host.scan import scan_fields
 from telemetry.host.sources import TextFile
 from telemetry.types import Int64
 
-__all__ = ["Batch", "Digests"]
+__all__ = ["Batch", "Digests", "pread"]
 
-_pread: Any = types.ExternalFunction("pread", types.int64(types.int32, types.uintp, types.uint64, types.int64))
+pread: Any = types.ExternalFunction("pread", types.int64(types.int32, types.uintp, types.uint64, types.int64))
 _clock_gettime: Any = types.ExternalFunction("clock_gettime", types.int32(types.int32, types.uintp))
 
 
@@ -81,7 +81,7 @@ def _digest_all(
 ) -> None:  # pragma: no cover - compiled
     where = np.uintp(room.ctypes.data)
     for i in range(len(fds)):
-        got = _pread(fds[i], where, np.uint64(len(room)), np.int64(0))
+        got = pread(fds[i], where, np.uint64(len(room)), np.int64(0))
         digest = np.uint64(1469598103934665603) + np.uint64(got + 2)
         for j in range(got):
             digest = (digest ^ np.uint64(room[j])) * np.uint64(1099511628211)
@@ -117,7 +117,7 @@ def _read_all(
         bad[i] = 0
         for _ in range(max(1, reads[i])):
             where = base + np.uintp(starts[i] + size)
-            got = _pread(fds[i], where, np.uint64(room - size), np.int64(size))
+            got = pread(fds[i], where, np.uint64(room - size), np.int64(size))
             if got < 0:
                 bad[i] = 1
                 break

@@ -170,9 +170,9 @@ class ConfigWatch:
             self._watch_opened()
 
     def _watch_opened(self) -> None:
-        """Affinities and devices are moved by daemons: each look. The rest is set by people: each fifth."""
-        self._often = [p for p in self._fds if p.startswith(("proc/irq/", "sys/class/net/"))]
-        self._seldom = [p for p in self._fds if not p.startswith(("proc/irq/", "sys/class/net/"))]
+        """Affinities are moved by daemons: each look. The rest people set, or costs drivers a lock: each fifth."""
+        self._often = [p for p in self._fds if p.startswith("proc/irq/")]
+        self._seldom = [p for p in self._fds if not p.startswith("proc/irq/")]
         self._often_digests = Digests([self._fds[p] for p in self._often])
         self._seldom_digests = Digests([self._fds[p] for p in self._seldom])
 

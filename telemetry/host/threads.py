@@ -14,6 +14,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from telemetry.errors import InputError
+from telemetry.host.batch import pread
 from telemetry.types import Int64, SeriesKey
 
 __all__ = ["ThreadStates", "ThreadTimes", "scan_task"]
@@ -43,8 +44,8 @@ class _Threads:
         self._folder, self._host = folder, host
         self._open: dict[str, tuple[int, ...]] = {}
         self._labels: dict[str, str] = {}
-        self._buffers = [bytearray(4096) for _ in self.files]
-        self._arrays = [np.frombuffer(b, np.uint8) for b in self._buffers]
+        self._fds = np.empty((0, len(self.files)), np.int32)
+        self._room = np.empty((2, 4096), np.uint8)
 
     def look(self) -> bool:
         """Whether the threads are others than those that are open."""
@@ -61,6 +62,7 @@ class _Threads:
             if tid not in self._open:
                 self._add(tid)
         self.stale = False
+        self._fds = np.array(list(self._open.values()), np.int32).reshape(-1, len(self.files))
         if not self._open:
             raise InputError(f"{self.name}: no thread can be read")
         out = []
@@ -70,22 +72,13 @@ class _Threads:
         return out
 
     def read(self, out: Int64) -> bool:
-        if self.stale:
-            return False
-        width = len(self.metrics)
-        for i, fds in enumerate(self._open.values()):
-            try:
-                if not self._one(fds, out[i * width : (i + 1) * width]):
-                    return False
-            except ProcessLookupError:
-                return False
-        return True
+        return not self.stale and self._all(self._fds, self._room, out)
 
     def close(self) -> None:
         for tid in list(self._open):
             self._forget(tid)
 
-    def _one(self, fds: tuple[int, ...], out: Int64) -> bool:
+    def _all(self, fds: NDArray[np.int32], room: NDArray[np.uint8], out: Int64) -> bool:
         raise NotImplementedError
 
     def _add(self, tid: str) -> None:
@@ -117,9 +110,8 @@ class ThreadTimes(_Threads):
     files = ("schedstat",)
     metrics = _TIMES
 
-    def _one(self, fds: tuple[int, ...], out: Int64) -> bool:
-        size = os.preadv(fds[0], (self._buffers[0],), 0)
-        return bool(scan_three(self._arrays[0], size, out))
+    def _all(self, fds: NDArray[np.int32], room: NDArray[np.uint8], out: Int64) -> bool:
+        return bool(read_times(fds, room, out))
 
 
 class ThreadStates(_Threads):
@@ -128,10 +120,8 @@ class ThreadStates(_Threads):
     files = ("status", "stat")
     metrics = _STATES
 
-    def _one(self, fds: tuple[int, ...], out: Int64) -> bool:
-        status = os.preadv(fds[0], (self._buffers[0],), 0)
-        stat = os.preadv(fds[1], (self._buffers[1],), 0)
-        return bool(scan_task(self._arrays[0], status, self._arrays[1], stat, out))
+    def _all(self, fds: NDArray[np.int32], room: NDArray[np.uint8], out: Int64) -> bool:
+        return bool(read_states(fds, room, out))
 
 
 @njit(cache=True, nogil=True)
@@ -204,3 +194,29 @@ def scan_task(
         word += 1
         at += 1
     return word == 37
+
+
+@njit(cache=True, nogil=True)
+def read_times(fds: NDArray[np.int32], room: NDArray[np.uint8], out: Int64) -> bool:  # pragma: no cover - compiled
+    """All threads' ``schedstat`` in one step; False if one is gone or torn."""
+    where = np.uintp(room.ctypes.data)
+    for i in range(len(fds)):
+        size = pread(fds[i, 0], where, np.uint64(room.shape[1]), np.int64(0))
+        if size <= 0 or not scan_three(room[0], size, out[3 * i : 3 * i + 3]):
+            return False
+    return True
+
+
+@njit(cache=True, nogil=True)
+def read_states(fds: NDArray[np.int32], room: NDArray[np.uint8], out: Int64) -> bool:  # pragma: no cover - compiled
+    """All threads' ``status`` and ``stat`` in one step; False if one is gone or torn."""
+    where = np.uintp(room.ctypes.data)
+    width = room.shape[1]
+    for i in range(len(fds)):
+        status = pread(fds[i, 0], where, np.uint64(width), np.int64(0))
+        stat = pread(fds[i, 1], where + np.uintp(width), np.uint64(width), np.int64(0))
+        if status <= 0 or stat <= 0:
+            return False
+        if not scan_task(room[0], status, room[1], stat, out[6 * i : 6 * i + 6]):
+            return False
+    return True

@@ -11,6 +11,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from telemetry.errors import InputError
+from telemetry.host.batch import pread
 from telemetry.types import Int64, SeriesKey
 
 __all__ = ["UdpSockets", "scan_sockets"]
@@ -59,13 +60,14 @@ class UdpSockets:
 
     def read(self, out: Int64) -> bool:
         # As many reads as the table took the last time; the end of it is only looked for if it is another.
-        if self._scan(self._reads) != self._shape and self._scan() != self._shape:
+        if read_sockets(self._fd, self._bytes, self._reads, self._rows, self._place, self._shape, out):
+            return True
+        if self._scan() != self._shape:
             return False
         out[:] = 0
         n = len(self._place)
-        if n:
-            np.add.at(out[0::2], self._place, self._rows[:n, 2])
-            np.add.at(out[1::2], self._place, self._rows[:n, 1])
+        np.add.at(out[0::2], self._place, self._rows[:n, 2])
+        np.add.at(out[1::2], self._place, self._rows[:n, 1])
         return True
 
     def close(self) -> None:
@@ -73,9 +75,9 @@ class UdpSockets:
             os.close(self._fd)
             self._fd = -1
 
-    def _scan(self, reads: int = 1 << 30) -> tuple[int, int]:
+    def _scan(self) -> tuple[int, int]:
         size = done = 0
-        while done < reads:
+        while True:
             got = os.preadv(self._fd, (self._view[size:],), size)
             if got == 0:
                 break
@@ -157,3 +159,35 @@ def scan_sockets(text: NDArray[np.uint8], n: int, rows: Int64) -> tuple[int, int
             shape = (shape ^ np.uint64(inode)) * prime
         at = end + 1
     return count, np.int64(shape >> np.uint64(1))  # type: ignore[return-value]
+
+
+@njit(cache=True, nogil=True)
+def read_sockets(
+    fd: int,
+    text: NDArray[np.uint8],
+    reads: int,
+    rows: Int64,
+    place: Int64,
+    expected: tuple[int, int],
+    out: Int64,
+) -> bool:  # pragma: no cover - compiled
+    """Read and sum in one step; False if the table is another than expected, or has outgrown its place."""
+    size = 0
+    base = np.uintp(text.ctypes.data)
+    for _ in range(reads):
+        got = pread(np.int32(fd), base + np.uintp(size), np.uint64(len(text) - size), np.int64(size))
+        if got < 0:
+            return False
+        if got == 0:
+            break
+        size += got
+        if size == len(text):
+            return False
+    count, shape = scan_sockets(text, size, rows)
+    if count != expected[0] or shape != expected[1] or count > len(rows):
+        return False
+    out[:] = 0
+    for i in range(count):
+        out[2 * place[i]] += rows[i, 2]
+        out[2 * place[i] + 1] += rows[i, 1]
+    return True

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from telemetry.errors import ConfigError
-from telemetry.harvest import Harvester
+from telemetry.harvest import Harvester, Joiner
 from telemetry.host.scan import Token
 from telemetry.types import Events, SeriesKey
 
@@ -287,6 +287,33 @@ def test_tiers(tree: Path) -> None:
     assert counts == {
         "softnet_processed_total": 100, "irq_total": 10, "conntrack_limit": 1, "thread_wait_ns_total": 100,
     }  # fmt: skip
+
+
+def test_small_batches_are_joined_in_order() -> None:
+    """What is stored holds the same rows in the same order, in fewer batches."""
+
+    def batch(keys: tuple[SeriesKey, ...], series: np.ndarray, at: int) -> Events:
+        n = len(series)
+        return Events(keys, series, np.full(n, at), np.full(n, at + 1), np.arange(n) + at)
+
+    fast, slow = (tuple(SeriesKey.of("h", m, i=i) for i in range(n)) for m, n in (("a", 20), ("b", 300)))
+    fast_series, slow_series = np.arange(20), np.arange(300)
+    given = [
+        batch(slow, slow_series, i) if i % 10 == 9 else batch(fast, fast_series, i) for i in range(35)
+    ]  # fmt: skip
+    got: list[Events] = []
+    joiner = Joiner(got.append)
+    for b in given:
+        joiner.append(b)
+    joiner.flush()
+    assert len(got) == 4 + 3
+
+    def rows(batches: list[Events]) -> list[tuple[SeriesKey, int, int, int]]:
+        columns = ((b.keys, b.series, b.time_ns, b.seen_ns, b.value) for b in batches)
+        return [(k[s], t, n, v) for k, *c in columns for s, t, n, v in zip(*(x.tolist() for x in c), strict=True)]
+
+    assert rows(got) == rows(given)
+    assert got[2].series is got[4].series  # the store knows it again
 
 
 def test_lateness_and_cost_are_series(tree: Path) -> None:
