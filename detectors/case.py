@@ -126,7 +126,7 @@ class Case:
         self,
         signatures: tuple[Signature, ...],
         causes: tuple[Cause, ...],
-        facts: Mapping[str, Mapping[str, str]],
+        facts: Mapping[str, str],
         now_ns: Nanos,
     ) -> Incident:
         """The incident as it stands at `now_ns`."""
@@ -142,8 +142,7 @@ class Case:
             place |= place_of(signatures[chosen], chosen, by)
         if chosen is not None and top.kind != "unknown":
             title = fill_text(signatures[chosen].title, place)
-            host_facts = facts.get(self.hosts[0], {}) if len(self.hosts) == 1 else {}
-            changes = fill_all(signatures[chosen], place, host_facts)
+            changes = fill_all(signatures[chosen], place, facts)
         elif top.kind == "unknown":
             place |= self._common()
         alerts = sorted({a.id: a for a in self.alerts.values()}.values(), key=lambda a: (a.end_ns, a.id))

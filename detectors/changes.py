@@ -10,6 +10,7 @@ import re
 import shlex
 from collections.abc import Mapping
 
+from detectors.settings import cpu_list, cpu_text
 from detectors.signature import ChangeTemplate, Signature
 from telemetry.types import Change
 
@@ -37,6 +38,7 @@ PLACEHOLDERS = frozenset(
         "current",
         "mask",
         "others",
+        "othersmask",
         "reads",
     }
 )
@@ -45,7 +47,8 @@ PLACEHOLDERS = frozenset(
 _HOLE = re.compile(r"\{([a-z]+)\}")
 _MISSING = {
     "device": "DEVICE", "cpu": "CPU", "irq": "IRQ", "queue": "QUEUE", "process": "PROCESS", "thread": "TID",
-    "port": "PORT", "group": "GROUP", "peer": "PEER", "disk": "DISK", "others": "OTHER_CPUS", "mask": "MASK",
+    "port": "PORT", "group": "GROUP", "peer": "PEER", "disk": "DISK", "others": "OTHER_CPUS",
+    "othersmask": "OTHER_CPUS_MASK", "mask": "MASK",
 }  # fmt: skip
 
 
@@ -58,13 +61,17 @@ def fill(template: ChangeTemplate, place: Mapping[str, str], facts: Mapping[str,
     place : mapping of label to value
         Where the incident is.
     facts : mapping of name to value
-        What is known of the host: the answer to a ``reads`` command under that command's text
-        (``sysctl -n net.core.rmem_max`` -> ``212992``), ``device``, ``cpus`` (their number).
+        What is known of the host: settings under their series (``sysctl{name="net.core.rmem_max"}`` -> ``212992``)
+        or under the text of the ``reads`` command, ``device``, ``online`` cpus (a list; or
+        ``cpus``, their number) and ``isolated`` ones.
     """
     holes = {k: v for k, v in facts.items() if k in PLACEHOLDERS} | dict(place)
-    holes |= _cpus(holes.get("cpu", ""), facts.get("cpus", ""))
+    if "device" not in place and "irq" in place:
+        holes["device"] = _device(place, facts) or holes.get("device", "")
+    holes |= _cpus(holes.get("cpu", ""), facts)
     reads = _put(template.reads, holes)
-    current = facts.get(reads, "") if reads else ""
+    setting = _HOLE.sub(lambda m: holes.get(m.group(1), ""), template.setting)
+    current = (facts.get(setting, "") if setting else "") or (facts.get(reads, "") if reads else "")
     command, undo = template.command, template.undo
     if reads and not current and "{current}" in command + undo:
         command = f"OLD=$({reads}); {command}"
@@ -102,14 +109,24 @@ def _put(text: str, holes: Mapping[str, str]) -> str:
     return _HOLE.sub(value, text)
 
 
-def _cpus(cpu: str, count: str) -> dict[str, str]:
-    """The mask of a cpu list, and the other cpus."""
-    names = [c for c in re.split(r"[|,]", cpu) if c.isdigit()]
-    if not names:
-        return {}
-    out = {"mask": f"{sum(1 << int(c) for c in names):x}"}
-    if count.isdigit():
-        others = [str(c) for c in range(int(count)) if str(c) not in names]
-        if others:
-            out["others"] = ",".join(others)
+def _device(place: Mapping[str, str], facts: Mapping[str, str]) -> str:
+    """The device that an interrupt belongs to: as the kernel says, or by its name (``eth0-rx-3``)."""
+    irq = place.get("irq", "")
+    told = facts.get(f'irq_device{{irq="{irq}"}}', "")
+    names = {k.split('device="')[1].rstrip('"}') for k in facts if k.startswith("config_nic_") and 'device="' in k}
+    named = [d for d in names if re.match(rf"{re.escape(d)}\b", place.get("name", ""))]
+    return told or (named[0] if len(named) == 1 else "")
+
+
+def _cpus(cpu: str, facts: Mapping[str, str]) -> dict[str, str]:
+    """The mask of a cpu list, and the other cpus (without the isolated ones, where any are left)."""
+    names = [int(c) for c in re.split(r"[|,]", cpu) if c.isdigit()]
+    out = {"mask": f"{sum(1 << c for c in names):x}"} if names else {}
+    count, kept = facts.get("cpus", ""), cpu_list(facts.get("isolated", ""))
+    online = cpu_list(facts.get("online", "")) or (list(range(int(count))) if count.isdigit() else [])
+    others = [c for c in online if c not in names]
+    others = [c for c in others if c not in kept] or others
+    if others and (names or kept):
+        mask = sum(1 << c for c in others)
+        out |= {"others": cpu_text(mask), "othersmask": f"{mask:x}"}
     return out

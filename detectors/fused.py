@@ -79,6 +79,7 @@ class Fused:
     def push(self, events: Events) -> tuple[list[Alert], list[IncidentChange]]:
         """Take in a batch of events in seen order; what it decided, in order."""
         alerts: list[Alert] = []
+        self.grouper.note(events)
         for detector in self.detectors:
             detector.push(events)
             alerts += detector.close(detector.watermark_ns)

@@ -15,10 +15,11 @@ import numpy as np
 from detectors.case import Case, pack_incident, unpack_incident
 from detectors.causes import QUALITY
 from detectors.evidence import Track, pack_alert, unpack_alert
+from detectors.settings import Settings
 from detectors.signature import Signature, load_catalogue
 from telemetry.labels import matches_scope
 from telemetry.selectors import Selector
-from telemetry.types import Alert, Cause, Incident, IncidentChange, Label, Nanos, Panel, SeriesKey, State
+from telemetry.types import Alert, Cause, Events, Incident, IncidentChange, Label, Nanos, Panel, SeriesKey, State
 
 __all__ = ["Grouper"]
 
@@ -61,7 +62,7 @@ class Grouper:
         Silences and expected events (a deploy, a rollover): an incident that opens within one and at an overlapping
         place is kept, as ``info``, and says what was expected.
     facts : mapping of host to (name to value), optional
-        Current settings, to fill in changes (see ``changes.fill``).
+        Current settings, to fill in changes (see ``changes.fill``), beside what `note` heard of.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Grouper:
         self._bypass = [Selector.parse(text) for text in bypass]
         self._expected = sorted(expected, key=lambda x: (x.start_ns, x.id))
         self.facts: dict[str, Mapping[str, str]] = dict(facts or {})
+        self.settings = Settings()
         self._cases: dict[str, Case] = {}
         self._waiting: list[tuple[Nanos, str, Alert]] = []
         self._known: dict[tuple[int, int], Nanos] = {}
@@ -109,6 +111,21 @@ class Grouper:
             if live[:, column].any():
                 first = int(panel.end_ns[int(np.argmax(live[:, column]))])
                 self.know(panel.keys[i], panel.columns, first)
+
+    def note(self, events: Events) -> None:
+        """Hear what a batch says of the hosts' settings; changes are filled in with what was in force at the time."""
+        self.settings.take(events)
+
+    def _facts(self, case: Case, now: Nanos) -> Mapping[str, str]:
+        """What is known of the host of a case; nothing where there are several."""
+        if len(case.hosts) != 1:
+            return {}
+        host = case.hosts[0]
+        known = self.settings.facts(host, now)
+        if "online" not in known:
+            cpus = {k.label("cpu") for k in self._seen if k.host == host}
+            known["online"] = ",".join(sorted(c for c in cpus if c.isdigit()))
+        return known | dict(self.facts.get(host, {}))
 
     def _measure(self, panel: Panel) -> None:
         """How far apart the windows of a sampled series are: a slow sampler leaves some of them empty."""
@@ -251,7 +268,7 @@ class Grouper:
         if partner is not None:
             self._join(partner, case)
             return self._rerank(partner, now)
-        incident = self._foreseen(case.build(self.signatures, causes, self.facts, now))
+        incident = self._foreseen(case.build(self.signatures, causes, self._facts(case, now), now))
         before = self._before(incident, now)
         if before is not None:
             incident = replace(incident, id=before.id, opened_ns=before.opened_ns, onset_ns=before.onset_ns)
@@ -269,7 +286,7 @@ class Grouper:
             return []
         case.ranked_ns = now
         causes = case.rank(self.signatures, self._known, now)
-        new = self._foreseen(case.build(self.signatures, causes, self.facts, now))
+        new = self._foreseen(case.build(self.signatures, causes, self._facts(case, now), now))
         same = (
             (new.kind, new.severity, new.place) == (old.kind, old.severity, old.place)
             and len(new.causes) == len(old.causes)
@@ -360,6 +377,7 @@ class Grouper:
             "pacing": sorted((str(k), v) for k, v in self._pacing.items()),
             "pace": sorted((str(k), *v) for k, v in self._pace.items()),
             "ended": [pack_incident(x) for x in self._ended],
+            "settings": self.settings.pack(),
             "catalogue": self._digest,
         }
         return {"json": np.frombuffer(json.dumps(body).encode(), np.uint8).copy()}
@@ -380,6 +398,7 @@ class Grouper:
         self._pacing = {SeriesKey.parse(k): list(v) for k, v in body.get("pacing", ())}
         self._pace = {SeriesKey.parse(k): (since, pace) for k, since, pace in body.get("pace", ())}
         self._ended = [unpack_incident(x) for x in body["ended"]]
+        self.settings.unpack(body.get("settings", []))
 
 
 def _paths(case: Case) -> set[tuple[str, str]]:

@@ -142,7 +142,10 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class ChangeTemplate:
-    """A change with placeholders; see ``changes.py``."""
+    """A change with placeholders; see ``changes.py``.
+
+    `reads` is how to learn the current value by hand, `setting` the series that tells it (``settings.py``).
+    """
 
     what: str
     command: str
@@ -150,6 +153,7 @@ class ChangeTemplate:
     risk: str
     proof: str
     reads: str = ""
+    setting: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,6 +126,7 @@ class Engine:
         """Take in a batch, in seen order for each host."""
         if not len(events):
             return
+        self._grouper.note(events)
         admitted = self.guard.admit(events)
         for host, mine in _by_host(events):
             self.offsets[host] = max(self.offsets.get(host, NEVER), int(mine.seen_ns[-1]) + 1)

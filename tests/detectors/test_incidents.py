@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detectors.changes import fill_all
 from detectors.incidents import Grouper
-from detectors.signature import Signature, load_signature
-from telemetry.types import Alert, IncidentChange, Label, Panel, SeriesKey, alert_id
+from detectors.settings import Settings
+from detectors.signature import Signature, load_catalogue, load_signature
+from telemetry.types import Alert, Events, IncidentChange, Label, Panel, SeriesKey, alert_id
 
 SECOND = 1_000_000_000
 STEP = 100_000_000
@@ -291,3 +294,69 @@ def test_tuning_is_validated() -> None:
         load_signature(SOCKET.replace('role = "required"', 'role = "supports"'))
     with pytest.raises(ConfigError, match="unknown table"):
         load_signature("[detectors]\n")
+
+
+def _setting(at_ns: int, metric: str, level: int, **labels: str) -> Events:
+    stamp = np.array([at_ns], np.int64)
+    return Events((SeriesKey.of("h", metric, **labels),), np.zeros(1, np.int64), stamp, stamp, np.array([level]))
+
+
+def test_changes_are_filled_in_with_what_the_host_says_of_itself() -> None:
+    """The value in force when the incident was decided: not the one before, nor one that came later."""
+    start = 1000 * SECOND
+    told = [
+        _setting(start - SECOND, "sysctl", 212992, name="net.core.rmem_max"),
+        _setting(start, "sysctl", 425984, name="net.core.rmem_max"),
+        _setting(start + 60 * SECOND, "sysctl", 999, name="net.core.rmem_max"),
+    ]
+    setting = "setting = 'sysctl{name=\"net.core.rmem_max\"}'\n"
+    signature = load_signature(SOCKET.replace('reads = "sysctl', setting + 'reads = "sysctl'))
+    for cut in range(4):
+        grouper = Grouper((signature,))
+        for i, events in enumerate(told):
+            if i == cut:
+                state = grouper.snapshot()
+                grouper = Grouper((signature,))
+                grouper.restore(state)
+            grouper.note(events)
+        (change,) = grouper.push([drops(t) for t in range(50, 60)], start + 10 * SECOND)[0].incident.changes
+        assert change.undo == "sysctl -w net.core.rmem_max=425984"
+        assert change.command == "sysctl -w net.core.rmem_max=8388608"
+
+
+def test_the_catalogue_is_filled_in_whole() -> None:
+    """An interrupt of a known NIC on a host of four cpus, one of them isolated: nothing is left to fill in by hand."""
+    known = Settings()
+    for metric, value, labels in (
+        ("config_info", 1, {"name": "online_cpus", "value": "0-3"}),
+        ("config_info", 1, {"name": "isolated_cpus", "value": "3"}),
+        ("config_info", 0, {"name": "transparent_hugepage", "value": "[always] madvise never"}),
+        ("config_info", 1, {"name": "transparent_hugepage", "value": "always [madvise] never"}),
+        ("config_nic_rx_usecs", 8, {"device": "eth0"}),
+        ("config_nic_rx_usecs", 3, {"device": "eth1"}),
+        ("nic_queue_irq", 36, {"device": "eth1", "queue": "2"}),
+        ("irq_affinity_mask", 0b100, {"irq": "36"}),
+        ("sysctl", 4096, {"name": "net.ipv4.tcp_rmem", "index": "0"}),
+        ("sysctl", 131072, {"name": "net.ipv4.tcp_rmem", "index": "1"}),
+    ):
+        known.take(_setting(5, metric, value, **labels))
+    assert known.facts("h", 4) == {"isolated": ""}
+    facts = known.facts("h", 5)
+    by = {s.kind: s for s in load_catalogue()}
+    place = {"host": "h", "cpu": "2", "irq": "36", "name": "eth1-rx-2"}
+    coalesce, move = fill_all(by["interrupt_storm"], place, facts)
+    assert (coalesce.command, coalesce.undo) == (
+        "ethtool -C eth1 adaptive-rx off rx-usecs 50",
+        "ethtool -C eth1 rx-usecs 3",
+    )
+    assert move.command == "echo 0-1 > /proc/irq/36/smp_affinity_list"
+    assert move.undo == "echo 2 > /proc/irq/36/smp_affinity_list"
+    (jitter,) = fill_all(by["housekeeping_jitter"], place, facts)
+    assert jitter.command.endswith("echo 3 > /sys/devices/virtual/workqueue/cpumask"), "a mask: cpus 0 and 1"
+    (memory,) = fill_all(by["compaction"], place, facts)
+    assert memory.undo.startswith("echo madvise >")
+    (collapse,) = fill_all(by["tcp_collapse"], place, facts)
+    assert collapse.undo == 'sysctl -w net.ipv4.tcp_rmem="4096 131072"'
+    again = Settings()
+    again.unpack(json.loads(json.dumps(known.pack())))
+    assert again.facts("h", 5) == facts
