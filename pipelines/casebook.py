@@ -91,12 +91,12 @@ class BacktestReport:
     outcomes : sequence of Outcome
     title : str
     most : int
-        Pictures a detector at most; what was left out is said.
+        Pictures at most of each sort (missed, false, found) and detector; what was left out is said.
     """
 
     outcomes: Sequence[Outcome]
     title: str = "Backtest"
-    most: int = 40
+    most: int = 30
     drawn: dict[int, dict[str, bytes]] = field(default_factory=dict, repr=False, compare=False)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -153,14 +153,14 @@ class BacktestReport:
         if id(outcome) in self.drawn:
             return self.drawn[id(outcome)]
         out = self.drawn[id(outcome)] = {}
+        seen: dict[str, int] = {}
         for i, moment in enumerate(self.moments(outcome)):
-            if i >= self.most:
-                break
+            seen[moment.what] = seen.get(moment.what, 0) + 1
+            if seen[moment.what] > self.most:
+                continue
             name = "".join(c if c.isalnum() or c in "-_." else "_" for c in moment.title)[:80]
-            alerts = [a.end_ns for a in outcome.alerts if a.grade == "alert"]
-            out[f"{i:03d}-{moment.what}-{name}.png"] = moment_png(
-                moment.track, moment.from_ns, moment.to_ns, alerts, f"{moment.what}: {moment.title}"
-            )
+            title = f"{moment.what}: {moment.title}"
+            out[f"{i:03d}-{moment.what}-{name}.png"] = moment_png(moment.track, moment.from_ns, moment.to_ns, title)
         return out
 
     def _table(self) -> str:

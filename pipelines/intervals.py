@@ -54,6 +54,11 @@ class Track:
     labels: tuple[Label, ...]
 
     @property
+    def known(self) -> Float64:
+        """The surprise, 0 where there is none yet."""
+        return np.where(np.isfinite(self.surprise), self.surprise, 0.0)
+
+    @property
     def hot(self) -> Int64:
         """1 for windows that reach into a labelled incident."""
         out = np.zeros(len(self.end_ns), np.int64)
@@ -139,15 +144,16 @@ def score_measures(
 ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
     """VUS-PR and AUC-PR (mean over cases with labels), range F1 and NAB's score (pooled), and their intervals.
 
-    Range F1 is of the windows at or above the policy's threshold; NAB's score is of the alerts, and beside it of the
-    scores at the best threshold of the corpus.
+    The areas are of the surprise: a policy that says an event once leaves nothing to rank. Range F1 is of the windows
+    at or above the policy's threshold; NAB's score is of the alerts, and beside it of the scores at the best threshold
+    of the corpus.
     """
     ready = [(t, t.hot) for t in tracks]
     real = [(t, h) for t, h in ready if 0 < h.sum() < len(h)]
     if not real:
         return {}, {}
     areas: dict[str, Callable[[Int64, Float64], float]] = {"vus_pr": vus_pr, "auc_pr": auc_pr}
-    singles = {name: [area(h, t.score) for t, h in real] for name, area in areas.items()}
+    singles = {name: [area(h, t.known) for t, h in real] for name, area in areas.items()}
     out = {name: float(np.mean(values)) for name, values in singles.items()}
     out["range_f1"] = _range(ready)
     files = [nab.prepare(t.score, segments(h)) for t, h in ready]
@@ -181,11 +187,11 @@ def score_measures(
             mixed = []
             for blocks in pieces:
                 some = rng.integers(0, len(blocks), len(blocks))
-                mixed.append(tuple(np.concatenate([blocks[i][k] for i in some]) for k in (0, 1)))
-            fine = [(h, s) for h, s in mixed if 0 < h.sum() < len(h)]
+                mixed.append(tuple(np.concatenate([blocks[i][k] for i in some]) for k in range(3)))
+            fine = [(h, v, on) for h, v, on in mixed if 0 < h.sum() < len(h)]
             for name, area in areas.items():
-                drawn[name].append(float(np.mean([area(h, s) for h, s in fine])) if fine else math.nan)
-            ranges = [range_f1(h, s >= ALERT_SCORE) for h, s in fine]
+                drawn[name].append(float(np.mean([area(h, v) for h, v, _ in fine])) if fine else math.nan)
+            ranges = [range_f1(h, on) for h, _, on in fine]
             drawn["range_f1"].append(float(np.mean(ranges)) if ranges else math.nan)
     whole = {name: _middle(np.array(v)) for name, v in drawn.items() if v}
     return out, {name: pair for name, pair in whole.items() if pair[0] == pair[0]}
@@ -198,15 +204,17 @@ def _range(cases: Sequence[tuple[Track, Int64]]) -> float:
     return range_f1(hot, hit)
 
 
-def _blocks(track: Track, hot: Int64) -> list[tuple[Int64, Float64]]:
-    """Rows of each block; where they are too many, the largest of each few in a row stands for them."""
+def _blocks(track: Track, hot: Int64) -> list[tuple[Int64, Float64, Bool]]:
+    """Labels, surprise and decision of each block's rows; of too many, the largest of each few stands for them."""
     cut = edges(int(track.start_ns[0]), int(track.end_ns[-1]) + 1, track.labels)
     at = np.unique(np.concatenate([[0], np.searchsorted(track.end_ns, cut[1:-1]), [len(hot)]]))
     few = -(-len(hot) // ROWS)
+    known, on = track.known, track.score >= ALERT_SCORE
     out = []
     for a, b in itertools.pairwise(at):
         some = np.arange(a, b, few)
-        out.append((np.maximum.reduceat(hot[:b], some), np.maximum.reduceat(track.score[:b], some)))
+        labels, surprise, decided = (np.maximum.reduceat(x[:b], some) for x in (hot, known, on))
+        out.append((labels, surprise, decided))
     return out
 
 

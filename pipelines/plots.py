@@ -98,7 +98,7 @@ def timeline_png(
     return _png(figure)
 
 
-def moment_png(track: Track, from_ns: int, to_ns: int, alert_ns: Sequence[int], title: str) -> bytes:
+def moment_png(track: Track, from_ns: int, to_ns: int, title: str) -> bytes:
     """Score and alerts around a stretch of time (an incident, or an alert by itself)."""
     window = int(np.median(track.end_ns - track.start_ns))
     pad = max((to_ns - from_ns) // 2, 40 * window)
@@ -113,7 +113,7 @@ def moment_png(track: Track, from_ns: int, to_ns: int, alert_ns: Sequence[int], 
     below.plot(seconds, track.score[some], lw=0.8, color="#2f5597", label="anomaly score")
     below.axhline(0.5, color="#808080", lw=0.8, ls="--", label="alert")
     first, last = track.end_ns[some][[0, -1]] if len(seconds) else (from_ns, to_ns)
-    hits = [(t - from_ns) / 1e9 for t in alert_ns if first <= t <= last]
+    hits = seconds[track.alert[some]]
     below.plot(hits, [1.05] * len(hits), "v", color="#c00000", ms=5)
     below.set(ylabel="score", xlabel="seconds", ylim=(-0.05, 1.15))
     for axis in (above, below):
