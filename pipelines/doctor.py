@@ -16,6 +16,7 @@ from telemetry.errors import InputError, StoreError
 from telemetry.harvest import Harvester
 from telemetry.host.bypass import recognise
 from telemetry.host.sources import HostSource
+from telemetry.host.tracer import INSTANCE, TRACERS
 from telemetry.procfs import cpu_list, online_cpus
 
 __all__ = ["Finding", "examine", "sampler_cost"]
@@ -47,7 +48,7 @@ def examine(root: str | Path = "/", *, store: str | Path | None = None, seconds:
     tree = Path(root)
     live = tree == Path("/")
     found: list[Finding] = []
-    for part in (_sources, _clock, _cpus, _memory, _network, _bypass):
+    for part in (_sources, _clock, _cpus, _hardware, _tracers, _memory, _network, _bypass):
         found += part(tree)
     if live:
         found += _rights()
@@ -102,10 +103,10 @@ def _sources(root: Path) -> Iterator[Finding]:
         ("pressure/irq", "time stolen by interrupts", "CONFIG_IRQ_TIME_ACCOUNTING and Linux 6.1"),
     )
     for name, meaning, remedy in table:
-        if os.access(proc / name, os.R_OK):
+        why = _unreadable(proc / name)
+        if not why:
             yield Finding("kernel", "ok", f"/proc/{name}: {meaning}")
         else:
-            why = "not readable for us" if (proc / name).exists() else "not there"
             yield Finding("kernel", "note", f"/proc/{name} is {why}: blind to {meaning}", remedy or "run as root")
     first = _text(proc / "net/softnet_stat").split("\n")[0].split()
     if first and len(first) < 13:
@@ -251,12 +252,52 @@ def _cpus(root: Path) -> Iterator[Finding]:
     if deep:
         text = f"deep idle states are allowed ({', '.join(deep)}): waking up takes up to 200 us"
         yield Finding("cpus", "note", text, "hold /dev/cpu_dma_latency at 0, or intel_idle.max_cstate=1")
-    if not states and not governor:
-        text = "no idle states, frequencies or throttling to see: a virtual machine, or the driver is off"
-        yield Finding("cpus", "note", text, "look at the hypervisor's host for those; here watch steal")
     if "hypervisor" in _text(root / "proc/cpuinfo"):
         text = "a virtual machine: firmware interrupts, throttling and neighbours show only as steal or as lateness"
         yield Finding("cpus", "note", text)
+
+
+def _hardware(root: Path) -> Iterator[Finding]:
+    """What of the machine itself can be seen."""
+    sys = root / "sys"
+    cpu = sys / "devices/system/cpu/cpu0"
+    table = (
+        ("idle states (cpuidle)", cpu / "cpuidle", "state[0-9]*", "wake-up delays from deep sleep"),
+        ("frequencies (cpufreq)", cpu / "cpufreq", "scaling_cur_freq", "a core that runs slower"),
+        ("throttling (thermal_throttle)", cpu / "thermal_throttle", "*_throttle_count", "a core slowed down by heat"),
+        ("memory errors (edac)", sys / "devices/system/edac/mc", "mc[0-9]*", "corrected errors, which stall a channel"),
+        ("sensors (hwmon)", sys / "class/hwmon", "hwmon[0-9]*", "heat and fans"),
+        ("thermal zones", sys / "class/thermal", "thermal_zone[0-9]*", "heat"),
+    )
+    seen = [name for name, folder, pattern, _ in table if any(folder.glob(pattern))]
+    blind = [(name, meaning) for name, _, _, meaning in table if name not in seen]
+    if seen:
+        yield Finding("hardware", "ok", f"to be seen: {', '.join(seen)}")
+    if blind:
+        text = f"not there: {', '.join(n for n, _ in blind)}; blind to {'; '.join(dict(blind).values())}"
+        remedy = "a virtual machine hides these: look at its hypervisor; else load the drivers"
+        yield Finding("hardware", "note", text, remedy)
+
+
+def _tracers(root: Path) -> Iterator[Finding]:
+    """Whether what no counter shows (firmware, what interrupts a quiet CPU) could be traced."""
+    places = [root / p for p in ("sys/kernel/tracing", "sys/kernel/debug/tracing")]
+    folder = next((p for p in places if (p / "available_tracers").exists()), None)
+    if folder is None:
+        text = "no tracing file system: firmware interrupts (SMIs) and what disturbs a quiet CPU cannot be traced"
+        yield Finding("tracers", "note", text, "mount -t tracefs tracefs /sys/kernel/tracing")
+        return
+    known = [t for t in TRACERS if t in _text(folder / "available_tracers").split()]
+    running = _text(folder / "instances" / INSTANCE / "current_tracer")
+    if running in TRACERS:
+        yield Finding("tracers", "ok", f"the {running} tracer runs in our instance: the harvester reads it")
+    elif known:
+        start = f"mkdir {folder}/instances/{INSTANCE}; echo {known[0]} > {folder}/instances/{INSTANCE}/current_tracer"
+        text = f"tracers that this kernel has: {', '.join(known)}; none runs in our instance"
+        yield Finding("tracers", "note", text, f"{start} (it takes CPU time: not while trading)")
+    else:
+        text = "no osnoise, timerlat or hwlat tracer: firmware interrupts show only as gaps that nothing explains"
+        yield Finding("tracers", "note", text, "a kernel with CONFIG_OSNOISE_TRACER and CONFIG_HWLAT_TRACER")
 
 
 def _memory(root: Path) -> Iterator[Finding]:
@@ -312,11 +353,14 @@ def _queues(devices: list[str]) -> Finding:
 
 
 def _bypass(root: Path) -> Iterator[Finding]:
-    for b in recognise(root):
-        if b.kind == "rdma":
-            continue
+    found = [b for b in recognise(root) if b.kind != "rdma"]
+    for b in found:
         text = f"{b.where} goes round the kernel ({b.kind}: {b.evidence}); blind for it: {', '.join(b.blind)}"
-        yield Finding("bypass", "note", text, f"read instead: {b.instead}")
+        yield Finding("bypass", "note", text, f"read instead: {b.instead}; name its series in scoring.bypass")
+    if not found and (root / "proc/stat").exists():
+        yield Finding(
+            "bypass", "ok", "nothing that we may look at goes round the kernel: its counters see every packet"
+        )
 
 
 def _rights() -> Iterator[Finding]:
@@ -359,6 +403,18 @@ def _store(path: Path) -> Iterator[Finding]:
         else:
             age = (time.time_ns() - last) / 1e9
             yield Finding("store", "ok", f"{path}: hosts {', '.join(store.hosts())}; last seen {age:.0f} s ago")
+
+
+def _unreadable(path: Path) -> str:
+    """Why a file cannot be read; "" if it can. Some are there and yet refuse (pressure without psi=1)."""
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except FileNotFoundError:
+        return "not there"
+    except OSError as error:
+        return f"not readable for us ({(error.strerror or str(error)).lower()})"
+    return ""
 
 
 def _cpus_of(path: Path) -> list[int]:

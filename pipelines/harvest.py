@@ -20,6 +20,7 @@ import numpy as np
 from pipelines.config import Harvest
 from telemetry.errors import ConfigError, TailwatchError
 from telemetry.harvest import Follower, Harvester, Joiner
+from telemetry.host.tracer import TracerReader
 from telemetry.logfile import LogFollower, read_log_spec
 from telemetry.procfs import cpu_list
 from telemetry.prometheus import Scraper
@@ -355,6 +356,8 @@ def followers(settings: Harvest, host: str) -> list[Follower]:
     out: list[Follower] = [LogFollower(read_log_spec(path), host) for path in settings.logs]
     out += [RecordReader(read_record_spec(path), host) for path in settings.records]
     out += [Scraper(url, host, every_s=settings.scrape_s) for url in settings.scrape]
+    if settings.kernel:
+        out.append(TracerReader(settings.root, host))
     return out
 
 

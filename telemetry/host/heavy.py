@@ -15,14 +15,20 @@ from telemetry.errors import InputError
 from telemetry.host.scan import Field, Token
 from telemetry.host.sockets import TcpDiag, TcpTable, connections, neighbours
 from telemetry.host.sources import HostSource, TextFile
-from telemetry.host.tables import Parser, named, of_labels
+from telemetry.host.tables import Parser, named, of_labels, single
 from telemetry.types import Int64, SeriesKey
 
 __all__ = ["buddyinfo", "heavy_set", "map_set", "numa_maps", "slabinfo", "smaps", "zoneinfo"]
 
 
+_SENSORS = {
+    "temp[0-9]*_input": "hwmon_millicelsius", "fan[0-9]*_input": "hwmon_fan_rpm",
+    "power[0-9]*_input": "hwmon_microwatts", "power[0-9]*_average": "hwmon_average_microwatts",
+}  # fmt: skip
+
+
 def heavy_set(root: Path, host: str, nets: Mapping[str, str]) -> list[HostSource]:
-    """Memory by zone and cache, sockets and neighbours.
+    """Memory by zone and cache, sensors, sockets and neighbours.
 
     Parameters
     ----------
@@ -35,6 +41,8 @@ def heavy_set(root: Path, host: str, nets: Mapping[str, str]) -> list[HostSource
         TextFile(proc / "zoneinfo", host, zoneinfo),
         TextFile(proc / "slabinfo", host, slabinfo),
     ]
+    for chip in sorted((root / "sys/class/hwmon").glob("hwmon[0-9]*")):
+        out += _sensors(chip, host)
     live = root == Path("/")
     for netns, folder in nets.items():
         if netns or not live:
@@ -43,6 +51,25 @@ def heavy_set(root: Path, host: str, nets: Mapping[str, str]) -> list[HostSource
         out += [source(host, f) for source in (TcpDiag, connections) for f in (socket.AF_INET, socket.AF_INET6)]
         out.append(neighbours(host))
     return out
+
+
+def _sensors(chip: Path, host: str) -> list[HostSource]:
+    """Temperatures, fans and power of a chip. Reading some interrupts a CPU or waits for a bus: not always, so."""
+    out: list[HostSource] = []
+    name = _word(chip / "name") or chip.name
+    for pattern, metric in _SENSORS.items():
+        for path in sorted(chip.glob(pattern)):
+            sensor = path.name.rpartition("_")[0]
+            label = {"chip": name, "sensor": _word(chip / f"{sensor}_label") or sensor, "hwmon": chip.name[5:]}
+            out.append(TextFile(path, host, single(metric, label)))
+    return out
+
+
+def _word(path: Path) -> str:
+    try:
+        return " ".join(path.read_text(errors="replace").split())
+    except OSError:
+        return ""
 
 
 def map_set(root: Path, host: str, processes: Mapping[int, str]) -> list[HostSource]:

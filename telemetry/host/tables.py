@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from telemetry.errors import InputError
 from telemetry.host.scan import Field, Token
 
-__all__ = ["Parser", "is_gauge_of_vmstat", "named", "of_labels"]
+__all__ = ["Parser", "is_gauge_of_vmstat", "named", "of_labels", "single"]
 
 Line = list[Token]
 Parser = Callable[[Sequence[Line]], list[Field]]
