@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from detectors.fused import Fused
 from detectors.signature import Signature
 from pipelines.evaluate import evaluate, share
+from pipelines.truth import judged_kinds, place_agrees
 from telemetry.errors import InputError, NoDataError, TailwatchError
-from telemetry.labels import parse_scope
 from telemetry.labfolder import LabFolder, is_lab_folder
 from telemetry.types import Events, Incident, Label, Nanos
 
 __all__ = [
-    "ACCEPTED",
+    "Reliability",
     "RunResult",
     "corpus_runs",
     "main",
-    "place_agrees",
+    "reliability",
     "run_corpus",
     "run_folder",
     "summary",
     "write_results",
 ]
 
-ACCEPTED: dict[str, tuple[str, ...]] = {"loss": ("network_gap", "tcp_loss")}
-"""Lab faults that more than one kind describes."""
-
+WARM_NS = 10_000_000_000
+"""Of each run so much is no clean time: from a cold start nothing can be found in it."""
 FOREVER = 2**62
 
 
@@ -106,14 +105,18 @@ def _joined(batches: list[Events]) -> Events:
     return batches[0] if len(batches) == 1 else Events.concat(batches)
 
 
-def incidents_of(folder: LabFolder, signatures: Sequence[Signature] | None = None) -> list[Incident]:
-    """The incidents that the catalogue finds in a run, as they last stood."""
+def incidents_of(
+    folder: LabFolder, signatures: Sequence[Signature] | None = None
+) -> tuple[list[Incident], Nanos, Nanos]:
+    """The incidents that the catalogue finds in a run, as they last stood, and when the run began and ended."""
     fused = Fused(signatures)
     last: dict[str, Incident] = {}
+    begin = end = 0
     for events in gathered(folder.source().read(0, FOREVER)):
+        begin, end = begin or int(events.seen_ns[0]), int(events.seen_ns[-1])
         for change in fused.push(events)[1]:
             last[change.incident.id] = change.incident
-    return sorted(last.values(), key=lambda x: (x.opened_ns, x.id))
+    return sorted(last.values(), key=lambda x: (x.opened_ns, x.id)), begin, end
 
 
 def run_folder(path: str | Path, signatures: Sequence[Signature] | None = None) -> RunResult:
@@ -121,12 +124,12 @@ def run_folder(path: str | Path, signatures: Sequence[Signature] | None = None) 
     folder = LabFolder(path)
     label: Label = folder.label
     span = json.loads((folder.path / "label.json").read_text())
-    kinds = tuple(str(k) for k in span.get("kinds", ())) or ACCEPTED.get(label.note, (label.kind,))
+    kinds = judged_kinds(label.note, str(span.get("kind") or ""), span.get("clean") is True)
     label = replace(label, kind=kinds[0])
-    found = incidents_of(folder, signatures)
-    start = round(float(span.get("t0", label.start_ns / 1e9)) * 1e9)
-    stop = start + round(float(span.get("dur", 60.0)) * 1e9)
-    e = evaluate(found, [label], start, max(stop, label.end_ns))
+    found, first, last = incidents_of(folder, signatures)
+    start = _nanos(span.get("t0"), first)
+    stop = start + _nanos(span.get("dur"), last - start)
+    e = evaluate(found, [label], start + WARM_NS, max(stop, label.end_ns))
     match = e.matches[0] if e.matches else None
     hit = match.finding if match else None
     best = next((x for x in found if hit is not None and x.id == hit.id), None)
@@ -146,44 +149,19 @@ def run_folder(path: str | Path, signatures: Sequence[Signature] | None = None) 
         confidence=best.causes[0].confidence if best and best.causes else 0.0,
         title=best.title if best else "",
         moved=_moved(span.get("moved")),
-        place_right=place_agrees(best.place, span.get("place") or {}) if best else None,
+        place_right=place_agrees(best.place, place) if best and isinstance(place := span.get("place"), dict) else None,
     )
+
+
+def _nanos(seconds: object, otherwise: Nanos) -> Nanos:
+    """Seconds of a label, in ns, or what is known without."""
+    return round(float(seconds) * 1e9) if isinstance(seconds, (int, float)) else otherwise
 
 
 def _moved(raw: object) -> bool | None:
     if isinstance(raw, dict):
         raw = raw.get("moved")
     return raw if isinstance(raw, bool) else None
-
-
-def place_agrees(found: str, recorded: Mapping[str, object]) -> bool | None:
-    """Whether a place names where the fault was and nowhere else; None where the recording does not say.
-
-    A hop agrees in either direction. What the recording knows and the place does not name is no contradiction, as
-    long as one of the labels agrees, or the place is the host for a fault of the host as a whole.
-    """
-    where = parse_scope(found)
-    names = ("hop", "netns", "process", "cpu", "device", "port", "irq", "peer")
-    wanted = {k: str(v) for k, v in recorded.items() if k in names and str(v) not in ("firewall", "disk")}
-    layer = str(recorded.get("layer", ""))
-    if not wanted and not layer:
-        return None
-    agreed = False
-    for name in wanted.keys() & where.keys():
-        have, want = set(where[name].split("|")), {wanted[name]}
-        if name == "hop":
-            ends = {frozenset(re.split("[->]+", h)) for h in have}
-            good = frozenset(re.split("[->]+", wanted[name])) in ends
-        elif name == "netns" and "hop" in where:
-            continue
-        else:
-            good = bool(have & want)
-        if not good:
-            return False
-        agreed = True
-    if layer == "network":
-        return agreed
-    return agreed or "hop" not in where
 
 
 def _named(incident: Incident) -> tuple[str, ...]:
@@ -247,6 +225,27 @@ def summary(results: Sequence[RunResult]) -> dict[str, str]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """Incidents of faults whose first cause was held so likely: how many, what was said on average, what came true."""
+
+    lo: float
+    hi: float
+    n: int
+    said: float
+    right: int
+
+
+def reliability(results: Sequence[RunResult], edges: Sequence[float] = (0.0, 0.5, 0.8, 0.95, 1.0)) -> list[Reliability]:
+    """Is a confidence what it says? Of the faults that were found, by the confidence of the first cause."""
+    out = []
+    for lo, hi in itertools.pairwise(edges):
+        inside = [r for r in results if r.delay_s is not None and lo <= r.confidence < (hi if hi < 1.0 else 1.1)]
+        said = sum(r.confidence for r in inside) / len(inside) if inside else 0.0
+        out.append(Reliability(lo, hi, len(inside), said, sum(r.first for r in inside)))
+    return out
+
+
 def main(folder: Path, json_path: Path | None) -> None:
     """Run a corpus, say each result as it comes, then the shares; write the JSON if asked to."""
     import click
@@ -261,6 +260,9 @@ def main(folder: Path, json_path: Path | None) -> None:
     results = run_corpus(folder, tell=tell, broken=broken)
     for name, text in summary(results).items():
         click.echo(f"{name}: {text}")
+    for x in reliability(results):
+        if x.n:
+            click.echo(f"confidence {x.lo:.0%} to {x.hi:.0%}: said {x.said:.0%}, right {share(x.right, x.n)}")
     if json_path is not None:
         write_results(json_path, results)
     if broken:

@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from pipelines.cli import cli
-from pipelines.corpus import corpus_runs, gathered, place_agrees, run_corpus, summary
+from pipelines.corpus import RunResult, corpus_runs, gathered, reliability, run_corpus, summary
+from pipelines.truth import judged_kinds, place_agrees
 from telemetry.errors import InputError, NoDataError
 from telemetry.types import Events, SeriesKey
 
@@ -34,6 +35,36 @@ DATA = os.environ.get("TAILWATCH_DATA")
 )
 def test_places(found: str, recorded: dict[str, str], right: bool | None) -> None:
     assert place_agrees(found, recorded) is right
+
+
+@pytest.mark.parametrize(
+    ("fault", "told", "clean", "kinds"),
+    [
+        ("loss", "steal", False, ("network_gap", "tcp_loss")),
+        ("microburst", "udp_overflow", False, ("microburst",)),
+        ("ctx_switch", "", False, ("context_switch_storm",)),
+        ("page_fault", "", False, ("page_fault_burst",)),
+        ("collapse", "", False, ("tcp_collapse",)),
+        ("gap", "host_gap", False, ("host_gap",)),
+        ("our_own", "nagle", False, ("nagle",)),
+        ("deploy", "", True, ("none",)),
+        ("baseline", "nagle", False, ("none",)),
+    ],
+)
+def test_kinds_follow_from_names(fault: str, told: str, clean: bool, kinds: tuple[str, ...]) -> None:
+    """A label does not decide what is right where the fault's name does."""
+    assert judged_kinds(fault, told, clean) == kinds
+
+
+def test_reliability_tells_what_was_said_and_what_came_true(tmp_path: Path) -> None:
+    def result(confidence: float, kind: str, delay: float | None = 1.0) -> RunResult:
+        return RunResult(
+            "r", kind, (kind,), "", delay, 0, "nagle", "nagle", ("nagle",), 1, 60.0, confidence, "", True, None
+        )  # fmt: skip
+
+    table = reliability([result(0.6, "nagle"), result(0.7, "steal"), result(1.0, "nagle"), result(0.9, "nagle", None)])
+    assert [(x.n, x.right) for x in table] == [(0, 0), (2, 1), (0, 0), (1, 1)]
+    assert table[1].said == pytest.approx(0.65)
 
 
 def test_gathering_changes_nothing_but_the_cuts() -> None:
