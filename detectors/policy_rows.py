@@ -1,7 +1,8 @@
 """Report an event once: the policy for anyone's series, where a row is a sample and a budget is a share of rows.
 
-Works on evidence as the full model means it. A row speaks only if its evidence is 1.4 times what was said last; that
-bar stands for 50 rows and then fades by 1 % a row. Each alert raises what the next needs, until the budget has paid.
+Works on evidence as the full model means it. A row speaks only if its evidence is 1.4 times what was mentioned last, or
+2.5 times what alerted last; that bar stands for 50 rows and then fades by 1 % a row. Each alert raises what the next
+needs, until the budget has paid.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ THRESHOLD = 1.25
 USUAL = 0.0005
 BUDGET_POWER = 0.4
 RATIO = 1.4
+AGAIN = 2.5
+"""What alerted alerts again only if its evidence has grown by this."""
 KEEP = 50
 FADE = 0.99
 COST = 0.07
@@ -63,7 +66,9 @@ def _decide(
             k[_AGE] += 1.0
             said = value * math.exp(-k[_DEBT])
             # what was only mentioned must not make the alert harder
-            ratio = 1.0 if said >= need > k[_BAR] else RATIO
+            ratio = 1.0 if said >= need else RATIO
+            if k[_BAR] >= need:
+                ratio = AGAIN
             if said > ratio * k[_BAR] and said > SILENT * need:
                 score[w, c] = said / (said + need)
                 grade[w, c] = EVIDENCE

@@ -46,7 +46,7 @@ _YOUNG = 300.0
 _EXPLAINED = 4.0
 _LEAST_SHARE = 0.5
 _STUCK = 60.0
-_STUCK_EVIDENCE = 1.5
+_STUCK_EVIDENCE = 2.5
 _ENOUGH = 2.0
 _IS_DIRECTED = np.array([i in DIRECTED for i in range(_N)])
 # pooled over fourteen kinds of anomaly-free series (light and heavy tails, counts, zeros, autocorrelation, seasons)

@@ -1,8 +1,8 @@
 """Surprise: -log10 of a tail probability, calibrated online from a channel's own past.
 
 Peaks over threshold: the threshold is the 95 % quantile of the past, excesses over it follow a generalised Pareto
-law fitted by moments (Siffer et al., KDD 2017; Hosking & Wallis, Technometrics 1987), and what has happened before
-is never called rarer than it was (the *precedent rule*).
+law fitted by its first two L-moments, which heavy tails do not upset (Siffer et al., KDD 2017; Hosking & Wallis,
+Technometrics 1987), and what has happened before is never called rarer than it was (the *precedent rule*).
 
 The past is the generation of 5,000 values that is being filled and the one before it. Of each only the largest values
 are kept, sorted: a step costs a comparison, rarely an insertion, instead of a sort of thousands, and an incident is
@@ -41,7 +41,7 @@ GENERATION = 5_000
 GENERATIONS = 2
 KEEP = 320
 TAIL_SHARE = 0.05
-SHAPE_MAX = 0.4
+SHAPE_MAX = 0.6
 SCALE_FLOOR = 0.02
 PRECEDENT = 1.0
 REFIT_EVERY = 40
@@ -115,6 +115,8 @@ def tail_refit(
             known = max(known, float(top[g, 0]))
     at = held.copy()
     t = 0.0
+    over, alike = 0, 0
+    first, ranked = 0.0, 0.0
     for _ in range(max(int(TAIL_SHARE * total), 1) + 1):
         best = -1
         for g in range(len(counts)):
@@ -123,25 +125,23 @@ def tail_refit(
         if best < 0:
             break
         at[best] -= 1
-        t = float(top[best, at[best]])
-        if t <= known:
-            t = known
+        value = float(top[best, at[best]])
+        if alike == 0 or value < t:  # those before are above the threshold, wherever it will be
+            first += alike * t
+            ranked += t * alike * (over + 0.5 * (alike - 1))
+            over += alike
+            alike = 0
+            t = max(value, known)
+        if value <= known:
             break
-    over, mean, square = 0, 0.0, 0.0
-    for g in range(len(counts)):
-        j = held[g] - 1
-        while j >= 0 and top[g, j] > t:
-            e = float(top[g, j]) - t
-            over += 1
-            mean += e
-            square += e * e
-            j -= 1
+        alike += 1
     shape, scale = 0.0, 0.0
     if over > 0:
-        mean /= over
-        var = square / over - mean * mean
-        if over > 2 and var > 1e-12 * mean * mean:
-            shape = min(max(0.5 * (1.0 - mean * mean / var), 0.0), SHAPE_MAX)
+        mean = first / over - t
+        if over > 2:
+            second = mean - 2.0 * (ranked / (over * (over - 1.0)) - 0.5 * t)
+            if second > 1e-6 * mean:
+                shape = min(max(2.0 - mean / second, 0.0), SHAPE_MAX)
         scale = mean * (1.0 - shape)
     fit[0] = t
     fit[1] = shape

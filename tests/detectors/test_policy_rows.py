@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detectors.policy import ALERT, EVIDENCE
-from detectors.policy_rows import FADE, KEEP, RATIO, THRESHOLD, RowsPolicy
+from detectors.policy_rows import AGAIN, FADE, KEEP, THRESHOLD, RowsPolicy
 from models.ensemble import evidence_of, surprise_of
 from telemetry.errors import ConfigError, StoreError
 from telemetry.types import SeriesKey
@@ -26,7 +26,7 @@ def decide(policy, evidence, keys=KEYS[:1], start=0):
 def test_an_event_is_told_once_and_again_only_if_it_grows():
     e = np.full(40, 0.1)
     e[10:20] = 3.0
-    e[15] = 3.0 * RATIO * 1.2
+    e[15] = 3.0 * AGAIN * 1.2
     d = decide(RowsPolicy(), e)
     assert np.flatnonzero(d.grade[:, 0, 0] == ALERT).tolist() == [10, 15]
     assert d.score[10, 0, 0] > 0.5
@@ -37,7 +37,7 @@ def test_an_equal_event_is_told_again_after_the_bar_has_faded():
     e = np.full(400, 0.05)
     e[10] = e[60] = e[300] = 3.0
     assert KEEP >= 49
-    assert FADE**240 * RATIO < 1
+    assert FADE**240 * AGAIN < 1
     d = decide(RowsPolicy(), e)
     assert np.flatnonzero(d.grade[:, 0, 0] == ALERT).tolist() == [10, 300]
 

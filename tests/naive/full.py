@@ -164,8 +164,9 @@ def tail_scores(x, refit_at):
             t = window[-1 - max(int(TAIL_SHARE * len(window)), 1)]
             over = window[window > t] - t
             mean, shape = over.mean() if len(over) else 0.0, 0.0
-            if len(over) > 2 and over.var() > 0:
-                shape = min(max(0.5 * (1 - mean**2 / over.var()), 0.0), SHAPE_MAX)
+            second = np.abs(over[:, None] - over[None, :]).sum() / max(len(over) * (len(over) - 1), 1) / 2
+            if len(over) > 2 and second > 0:
+                shape = min(max(2 - mean / second, 0.0), SHAPE_MAX)
             scale = max(mean * (1 - shape), SCALE_FLOOR * x[: i + 1].std(), 1e-12)
             fit = (t, shape, scale, np.log10((len(over) + 1) / (len(window) + 1)))
     return out
