@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol, TypeAlias
 
@@ -149,35 +150,8 @@ class _Inflated:
         self._raw.close()
 
 
-class _Zlib:
-    """The bz2 interface (``needs_input``, bounded output) over isal's or zlib's decompressobj."""
-
-    def __init__(self) -> None:
-        from isal import isal_zlib
-
-        self._codec = isal_zlib.decompressobj(wbits=31)
-        self._more = False
-
-    def decompress(self, chunk: bytes, limit: int) -> bytes:
-        out: bytes = self._codec.decompress(self._codec.unconsumed_tail + chunk, limit)
-        self._more = bool(self._codec.unconsumed_tail) or len(out) == limit
-        return out
-
-    @property
-    def needs_input(self) -> bool:
-        return not self._more
-
-    @property
-    def eof(self) -> bool:
-        return bool(self._codec.eof)
-
-    @property
-    def unused_data(self) -> bytes:
-        return bytes(self._codec.unused_data)
-
-
 class _Zstd:
-    """The same over zstandard: output of one input chunk is kept and handed out in pieces."""
+    """The bz2 interface (``needs_input``, bounded output) over zstandard: output is kept and handed out in pieces."""
 
     def __init__(self) -> None:
         import zstandard
@@ -233,7 +207,9 @@ class _Lz4:
 
 def _decompressors(kind: str) -> Any:
     if kind == "gzip":
-        return _Zlib
+        from isal import igzip_lib
+
+        return partial(igzip_lib.IgzipDecompressor, flag=igzip_lib.DECOMP_GZIP)
     if kind == "zstd":
         return _Zstd
     if kind == "lz4":
