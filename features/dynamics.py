@@ -17,7 +17,7 @@ from telemetry.types import Float64, Int64, SeriesKey, State
 
 __all__ = ["Dynamics"]
 
-_LOOK = ("diff", "slope", "curvature", "acf", "period", "peak", "dispersion")
+_LOOK = ("diff", "slope", "curvature", "acf", "period", "peak", "dispersion", "first")
 _PAST = ("level", "ratio")
 _NAME = re.compile(r"([a-z]+)_([0-9]+)")
 _NAME_PAST = re.compile(r"(level|ratio)_([0-9.]+(?:ms|s|m|h|d))")
@@ -48,6 +48,13 @@ def _look_back(x, at, codes, sizes, span, step_s, out):
                         top += g * x[now - n + 1 + i, m]
                         norm += g * g
                     out[w, m, f] = top / norm / (step_s if code == 1 else step_s * step_s)
+                elif code == 7:
+                    rested = 0.0  # missing if one is missing
+                    for i in range(now - n, now):
+                        rested += abs(x[i, m])
+                    v = x[now, m]
+                    if v == v and rested == rested:
+                        out[w, m, f] = 1.0 if v > 0.0 and rested == 0.0 else 0.0
                 else:
                     count = 0
                     total = 0.0
@@ -138,7 +145,8 @@ class Dynamics:
         ``diff_k`` (to k windows before), ``slope_n`` and ``curvature_n`` (least squares over the last n windows, per
         second and per second squared; missing if one is), ``acf_k`` (autocorrelation at lag k), ``period_k`` (share of
         the variance that a wave of k windows explains), both over the last `span` windows, ``peak_n`` (largest over
-        mean) and ``dispersion_n`` (variance over mean) over the last n windows, ``level_1h`` (difference from) and
+        mean) and ``dispersion_n`` (variance over mean) over the last n windows, ``first_n`` (1 where something comes
+        after n windows of zeros, else 0: of a counter that rests, its first move), ``level_1h`` (difference from) and
         ``ratio_1h`` (ratio to) the mean of the last hour, or any other duration, before this window
     span : windows, default 60
     keep : whether the input columns stay, default false
@@ -178,7 +186,9 @@ class Dynamics:
         self.columns = (*kept, *(f"{c}_{n}" for c in of for n in names))
         self._depth = 0
         for _, code, n in self._look:
-            self._depth = max(self._depth, {0: n, 1: n - 1, 2: n - 1, 5: n - 1, 6: n - 1}.get(code, self._span - 1))
+            self._depth = max(
+                self._depth, {0: n, 7: n, 1: n - 1, 2: n - 1, 5: n - 1, 6: n - 1}.get(code, self._span - 1)
+            )
         self._series = 0
         self._ring = np.empty((self._depth, 0))  # the last rows, (depth, series * inputs)
         self._next: int | None = None  # number of the row that would follow

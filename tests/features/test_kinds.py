@@ -293,3 +293,15 @@ def test_dynamics() -> None:
     }
     for name, value in wanted.items():
         close_to(got[name], value, name)
+
+
+def test_a_counter_that_rests_and_its_first_move() -> None:
+    """Drops: none for a while, then some, then more, a rest too short, a rest, a window without a sample."""
+    moves = [5, 0, 0, 0, 7, 1, 0, 2, 0, 0, 0, 3]
+    rows = [("c_total", i * 1000 + 500, float(v)) for i, v in enumerate(np.cumsum([0, *moves]))]
+    del rows[10]  # its move comes with the next sample: that window is missing
+    part = Part("dynamics", {"of": "increment", "window": "1s", "columns": "first_3"})
+    (panel,) = panels([part], stream([*rows, ("c_total", 14_000, 0.0)]), lateness_ns=0)
+    got = panel.column("increment_first_3")[: len(moves) + 1, 0]
+    wanted = [np.nan] * 4 + [0, 1, 0, 0, 0, 0] + [np.nan] * 3
+    np.testing.assert_array_equal(got, wanted)

@@ -57,7 +57,8 @@ CASES: dict[str, list[Part]] = {
                 "of": ["count", "max"],
                 "window": "100ms",
                 "span": 8,
-                "columns": "diff_1,diff_3,slope_4,curvature_3,acf_2,period_4,peak_4,dispersion_5,level_12s,ratio_300ms",
+                "columns": "diff_1,diff_3,slope_4,curvature_3,acf_2,period_4,peak_4,dispersion_5,first_2,level_12s,"
+                "ratio_300ms",
             },
         ),
     ],
