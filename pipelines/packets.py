@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 from numba import njit
 from numpy.typing import NDArray
 
+from pipelines.rowgroups import RowGroupFile
 from telemetry.capture.columns import HAS_HW, HAS_TCP, HAS_TUNNEL, HAS_VLAN
 from telemetry.capture.packets import NULL, TUNNELS, CaptureStats, Packets, read_packets
 from telemetry.errors import ConfigError, StoreError
@@ -163,6 +165,7 @@ class _Group:
         self.recovered = np.empty(rows, np.uint8)
         self.file = np.empty(rows, np.int32)
         self.texts: list[str] = []
+        self.files: list[str] = []
 
 
 class PacketWriter:
@@ -174,33 +177,25 @@ class PacketWriter:
     ----------
     path : path
     threads : int
-        1 encodes in the caller's thread; 2 encodes a row group while the next is being filled.
+        1 encodes in the caller's thread; so many others encode row groups while the next is being filled.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, threads: int = 1) -> None:
         self._path = Path(path)
         self._part = self._path.with_name(f".{self._path.name}.{os.getpid()}.part")
-        schema = _schema()
         if not self._path.absolute().parent.is_dir():
             raise StoreError(f"{self._path}: cannot be written: there is no folder {self._path.absolute().parent}")
         try:
-            self._writer = pq.ParquetWriter(
-                self._part,
-                schema,
-                compression={name: "none" if name in _SMALL else "lz4" for name in COLUMNS},
-                use_dictionary=[name for name in COLUMNS if name not in (*_DELTA, "hw_sub_ns")],
-                column_encoding=dict.fromkeys(_DELTA, "DELTA_BINARY_PACKED"),
-                write_statistics=["time_ns", "hw_time_ns"],
-                data_page_size=1 << 20,
-            )
+            self._out = RowGroupFile(self._part)
         except OSError as error:
             raise StoreError(f"{self._path}: cannot be written: {error}") from error
-        self._schema = schema
+        self._schema = _schema()
         self._addresses = _Addresses(ROWS)
-        self._groups = [_Group(ROWS) for _ in range(max(threads, 1))]
+        self._group = _Group(ROWS)
+        self._free = [_Group(ROWS) for _ in range(threads)] if threads > 1 else []
         self._files: list[str] = []
-        self._pool = ThreadPoolExecutor(1) if threads > 1 else None
-        self._pending: Future[None] | None = None
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        self._pending: deque[tuple[Future[pa.Buffer], _Group]] = deque()
         self.rows = 0
 
     def __enter__(self) -> PacketWriter:
@@ -210,24 +205,24 @@ class PacketWriter:
         try:
             if kind is None:
                 self._flush()
-                self._wait()
+                while self._pending:
+                    self._take()
+                if not self.rows:
+                    self._add(_parquet(self._schema.empty_table()))
+                self._out.close()
+                os.replace(self._part, self._path)
+        except OSError as failure:
+            kind = StoreError
+            raise StoreError(f"{self._path}: cannot be written: {failure}") from failure
         except BaseException:
             kind = BaseException
             raise
         finally:
             if self._pool is not None:
-                self._pool.shutdown(wait=True)
-            try:
-                self._writer.close()
-                if kind is None:
-                    os.replace(self._part, self._path)
-            except (OSError, pa.ArrowException) as failure:
-                if kind is None:  # else the first error says why
-                    kind = StoreError
-                    raise StoreError(f"{self._path}: cannot be written: {failure}") from failure
-            finally:
-                if kind is not None:
-                    self._part.unlink(missing_ok=True)
+                self._pool.shutdown(wait=True, cancel_futures=True)
+            if kind is not None:
+                self._out.abandon()
+                self._part.unlink(missing_ok=True)
 
     def write(self, batch: Packets) -> None:
         """Add a batch (its arrays may be overwritten afterwards)."""
@@ -236,7 +231,7 @@ class PacketWriter:
         self._files[batch.file] = batch.source
         start = 0
         while start < batch.n:
-            group = self._groups[0]
+            group = self._group
             count = min(batch.n - start, ROWS - group.n)
             self._fill(group, batch, slice(start, start + count), slice(group.n, group.n + count))
             group.n += count
@@ -272,24 +267,33 @@ class PacketWriter:
         group.file[into] = batch.file
 
     def _flush(self) -> None:
-        group = self._groups[0]
+        group = self._group
         if not group.n:
             return
         group.texts = self._addresses.take()
-        self._wait()
+        group.files = list(self._files)
         if self._pool is None:
-            self._encode(group)
+            self._add(self._encode(group))
         else:
-            self._pending = self._pool.submit(self._encode, group)
-            self._groups.reverse()
-        self._groups[0].n = self._groups[0].has = 0
+            self._pending.append((self._pool.submit(self._encode, group), group))
+            if not self._free:
+                self._take()
+            self._group = self._free.pop()
+        self._group.n = self._group.has = 0
 
-    def _wait(self) -> None:
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
+    def _take(self) -> None:
+        """Wait for the oldest row group that is being encoded."""
+        future, group = self._pending.popleft()
+        self._add(future.result())
+        self._free.append(group)
 
-    def _encode(self, group: _Group) -> None:
+    def _add(self, part: pa.Buffer) -> None:
+        try:
+            self._out.add(memoryview(part))
+        except OSError as error:
+            raise StoreError(f"{self._path}: cannot be written: {error}") from error
+
+    def _encode(self, group: _Group) -> pa.Buffer:
         n = group.n
         arrays: dict[str, pa.Array] = {}
         for name, _, kind, sparse in _PLAIN:
@@ -309,13 +313,24 @@ class PacketWriter:
         else:
             arrays["tunnel"] = pa.nulls(n, _TEXT)
         arrays["recovered"] = _bits(group.recovered[:n])
-        arrays["file"] = _dictionary(group.file[:n], pa.array(list(self._files), pa.string()))
-        try:
-            self._writer.write_table(
-                pa.table([arrays[name] for name in COLUMNS], schema=self._schema), row_group_size=n
-            )
-        except (OSError, pa.ArrowException) as error:
-            raise StoreError(f"{self._path}: cannot be written: {error}") from error
+        arrays["file"] = _dictionary(group.file[:n], pa.array(group.files, pa.string()))
+        return _parquet(pa.table([arrays[name] for name in COLUMNS], schema=self._schema))
+
+
+def _parquet(table: pa.Table) -> pa.Buffer:
+    """One row group as a Parquet file in memory."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        sink,
+        row_group_size=max(len(table), 1),
+        compression={name: "none" if name in _SMALL else "lz4" for name in COLUMNS},
+        use_dictionary=[name for name in COLUMNS if name not in (*_DELTA, "hw_sub_ns")],
+        column_encoding=dict.fromkeys(_DELTA, "DELTA_BINARY_PACKED"),
+        write_statistics=["time_ns", "hw_time_ns"],
+        data_page_size=1 << 20,
+    )
+    return sink.getvalue()
 
 
 def convert(

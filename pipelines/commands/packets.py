@@ -11,7 +11,11 @@ __all__ = ["command"]
 @click.argument("files", nargs=-1, required=True, type=click.Path(allow_dash=True))
 @click.option("--out", "-o", required=True, type=click.Path(dir_okay=False), help="The Parquet file to write.")
 @click.option(
-    "--threads", type=click.IntRange(1, 2), default=2, show_default=True, help="2 also encodes while decoding."
+    "--threads",
+    type=click.IntRange(1, 64),
+    default=2,
+    show_default=True,
+    help="So many threads encode while another decodes; 1: none beside it.",
 )
 @click.option("--hw/--no-hw", "hardware", default=True, help="Look for hardware timestamps (default: yes).")
 @click.option("--stamps", help="A stamp format that cannot be recognised by itself: cpacket, vss or vss2.")

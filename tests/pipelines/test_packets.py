@@ -56,6 +56,14 @@ def test_rows_and_nulls(tmp_path: Path, threads: int) -> None:
     assert {r["ip_id"] for r in rows} == {7, None}
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_capture_without_packets_is_an_empty_table(tmp_path: Path, threads: int) -> None:
+    out = tmp_path / "p.parquet"
+    assert convert([str(_write(tmp_path, pcap([])))], out, threads=threads).packets == 0
+    table = pq.read_table(out)
+    assert (len(table), tuple(table.column_names)) == (0, COLUMNS)
+
+
 def test_many_row_groups_equal_the_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sparse columns that appear and go from batch to batch, over the borders of row groups."""
     monkeypatch.setattr(module, "ROWS", 700)
