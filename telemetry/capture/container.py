@@ -39,6 +39,11 @@ class Container(Protocol):
         """Packets that the capture says it lost."""
         ...
 
+    @property
+    def line_rate(self) -> int:
+        """Bits a second of the fastest interface, 0 if it is not told."""
+        ...
+
     def index(self, data: U8s, pos: int, end: int, row: int, arena: Arena) -> tuple[int, int, int]:
         """Walk ``data[pos:end]`` into rows from `row`; return (row after, position after, why it ended)."""
         ...
@@ -181,6 +186,7 @@ class Pcap:
     A file header of 24 bytes, then records: seconds, fraction, captured length, wire length (u32 each).
     """
 
+    line_rate = 0
     MAGICS: Final = {
         0xA1B2C3D4: ("pcap", 16, 1000),
         0xA1B23C4D: ("pcap", 16, 1),

@@ -143,6 +143,7 @@ class Erf:
     """A walk over ERF records. Provenance records are kept and counted; padding records are not packets."""
 
     name = "ERF"
+    line_rate = 0
     head = 0
 
     def __init__(self) -> None:

@@ -205,6 +205,7 @@ class Pcapng:
 
     def __init__(self) -> None:
         self.big = False
+        self.line_rate = 0
         self._lost = 0
         self._table = np.zeros((8, 16), np.int64)
         self._interfaces = 0
@@ -271,6 +272,8 @@ class Pcapng:
         for code, value in _options(order, body[8:]):
             if code == 9 and len(value) == 1:
                 kind, arg = (2, value[0] & 0x7F) if value[0] & 0x80 else (10, value[0])
+            elif code == 8 and len(value) == 8:
+                self.line_rate = max(self.line_rate, min(struct.unpack(order + "Q", value)[0], 1 << 62))
             elif code == 14 and len(value) == 8:
                 offset = struct.unpack(order + "q", value)[0]
         i = self._interfaces
@@ -299,13 +302,14 @@ class Pcapng:
         return int(_find_block(data, pos, end, last, self.big, self._interfaces))
 
     def resume(self) -> dict[str, object]:
-        return {"big": self.big, "interfaces": self._table[:, : self._interfaces].tolist()}
+        return {"big": self.big, "line_rate": self.line_rate, "interfaces": self._table[:, : self._interfaces].tolist()}
 
     @classmethod
     def resumed(cls, state: Mapping[str, Any]) -> Pcapng:
         """A walk that goes on where `resume` was called."""
         self = cls()
         self.big = state["big"]
+        self.line_rate = state.get("line_rate", 0)
         self._table = np.array(state["interfaces"], np.int64).reshape(8, -1)
         self._interfaces = self._table.shape[1]
         self._table = np.concatenate([self._table, np.zeros((8, 16), np.int64)], axis=1)

@@ -118,6 +118,7 @@ class Reader:
             self._compact()
             rows, more = self._fill(container)
             stats.dropped += container.dropped - dropped
+            stats.line_rate = max(stats.line_rate, container.line_rate)
             stats.read_bytes += self._stream.consumed() - read
             dropped, read = container.dropped, self._stream.consumed()
             if rows or (more and self._follow):

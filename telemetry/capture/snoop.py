@@ -77,6 +77,8 @@ def _find_snoop(data: U8s, pos: int, end: int, last: bool, near: int) -> int:
 class Snoop:
     """Solaris snoop, RFC 1761: big-endian records with a count of drops so far."""
 
+    line_rate = 0
+
     def __init__(self, header: bytes, name: str) -> None:
         version, link = struct.unpack(">II", header[8:16])
         if version != 2:

@@ -49,7 +49,8 @@ class CaptureStats:
 
     `read_bytes` counts bytes taken from disk (compressed ones), `total_bytes` their sum over the regular
     files met so far. `dropped` is what the containers themselves say was lost. `backwards` counts packets
-    stamped earlier than the one before. `damages` keeps the first 1000, `damage_count` counts all.
+    stamped earlier than the one before. `line_rate` is the highest speed that the container tells of an interface
+    (bits a second, 0 if it tells none). `damages` keeps the first 1000, `damage_count` counts all.
     """
 
     files: int = 0
@@ -61,6 +62,7 @@ class CaptureStats:
     backwards: int = 0
     dropped: int = 0
     hardware: int = 0
+    line_rate: int = 0
     first_ns: int = NULL
     last_ns: int = NULL
     read_bytes: int = 0

@@ -65,7 +65,7 @@ class Live:
     captures : mapping of tap name to source
         See `telemetry.capture.follow.Follow`. At most 8; taps are matched with each other, so all of them wait for
         the one that is behind (those that have nothing to do with each other are better followed apart).
-    host, window_ns, timeout_ns, hash_bytes, formats, clocks, detail
+    host, window_ns, timeout_ns, hash_bytes, formats, clocks, detail, line_rates, every_gap
         See `telemetry.wire.taps.wire_events`.
     start : mapping, optional
         The `Step.position` of an earlier run.
@@ -98,6 +98,8 @@ class Live:
         after_ns: Nanos | None = None,
         newest: bool = False,
         run_up_ns: Nanos = _RUN_UP,
+        line_rates: Mapping[str, int] | None = None,
+        every_gap: bool = False,
     ) -> None:
         if not 1 <= len(captures) <= MAX_TAPS:
             raise InputError(f"captures: expected 1 to {MAX_TAPS} taps, got {len(captures)}")
@@ -120,8 +122,9 @@ class Live:
             window_ns = SECOND
         packets = {tap: self._packets(follow) for tap, follow in self._follows.items()}
         self._run = Run(
-            packets, host, window_ns, timeout_ns, hash_bytes, formats, clocks or {}, detail, self.report, None
-        )
+            packets, host, window_ns, timeout_ns, hash_bytes, formats, clocks or {}, detail, self.report, None,
+            line_rates, every_gap,
+        )  # fmt: skip
         self._events = self._run.events()
 
     def poll(self) -> Iterator[Step]:

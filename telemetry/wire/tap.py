@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from telemetry.types import Int64, Nanos, SeriesKey
 from telemetry.wire import feedkernel as fk
+from telemetry.wire.bursts import Bursts, Gaps
 from telemetry.wire.events import Collector
 from telemetry.wire.feeds import Feeds
 from telemetry.wire.flows import FlowTable
@@ -19,7 +20,7 @@ from telemetry.wire.tcpkernel import RTT as _RTT
 from telemetry.wire.tcpkernel import TS_RTT as _TS_RTT
 from telemetry.wire.throughput import SPANS, Link, Peaks, Throughput, span_name
 from telemetry.wire.trade import TickToTrade
-from telemetry.wire.windows import STATS, Windows
+from telemetry.wire.windows import SECOND, STATS, Windows
 
 if TYPE_CHECKING:
     from telemetry.capture.columns import Packets
@@ -56,7 +57,7 @@ _FEED_METRICS: Final = {
 }
 METRICS: Final = (
     *(_TCP_METRICS[e] for e in EVENTS), *_FEED_METRICS.values(), "wire_packets", "wire_bytes", "burst_peak_bytes",
-    "tick_to_trade_ns",
+    "tick_to_trade_ns", "burst_length_ns", "burst_bytes", "wire_interarrival_ns",
 )  # fmt: skip
 _CODE: Final = {name: i for i, name in enumerate(METRICS)}
 _EACH_MS: Final = ("tcp_rtt_ns", "ab_skew_ns", "feed_delay_ns")
@@ -120,6 +121,10 @@ class Tap:
     detail : {"packets", "windows"}
         What happens often: each measurement, or windows. Losses, resets and gaps are always told one by one.
     formats : mapping of destination to feed format, optional
+    line_rate : int
+        Of the link, bits a second; 0: what the capture says, if it does.
+    every_gap : bool
+        Gaps between packets of all flows, not only of feeds.
     """
 
     def __init__(
@@ -132,6 +137,8 @@ class Tap:
         window_ns: Nanos,
         formats: Mapping[str, str] | None = None,
         detail: Detail = "packets",
+        line_rate: int = 0,
+        every_gap: bool = False,
     ) -> None:
         self.name, self.host, self.number = name, host, number
         self.flows = flows
@@ -139,6 +146,8 @@ class Tap:
         self.tcp = Tcp(flows)
         self.throughput = Throughput(window_ns)
         self.peaks = Peaks(window_ns)
+        self.bursts = Bursts(window_ns, line_rate)
+        self.gaps = Gaps(SECOND, every=every_gap)
         self._collector = collector
         self._shapes: dict[int, tuple[str, str, Callable[[int], str], tuple[tuple[str, str], ...]]] = {}
         self.trade = TickToTrade(flows, self.feeds, named=detail == "packets")
@@ -170,6 +179,10 @@ class Tap:
         if self._link is not None:
             self._link_rows(self._link.push(time_ns, packets.wire_len))
         self._peak_rows(self.peaks.push(time_ns, packets.wire_len))
+        if self.bursts.line_rate:
+            self._burst_rows(self.bursts.push(time_ns, packets.wire_len))
+        groups, told = self.feeds.group_of, self.feeds.groups
+        self._gap_rows(self.gaps.push(time_ns, flow, self.flows.count, groups, told))
 
     def finish(self) -> None:
         """Give out what is still open."""
@@ -187,6 +200,8 @@ class Tap:
         if self._link is not None:
             self._link_rows(self._link.finish())
         self._peak_rows(self.peaks.finish())
+        self._burst_rows(self.bursts.finish())
+        self._gap_rows(self.gaps.finish())
 
     def key(self, code: int, number: int) -> SeriesKey:
         """The series of a metric (or of a statistic of it) and the number of a flow, stream or span."""
@@ -216,6 +231,8 @@ class Tap:
         rest = (("stat", STATS[stat - 1]), tap, ("window", "1s")) if stat else (tap,)
         if metric.startswith(("tcp_", "wire_", "tick_")):
             return metric, "flow", self._flow_name, rest
+        if metric in ("burst_length_ns", "burst_bytes"):
+            return metric, "", str, rest
         if metric == "burst_peak_bytes":
             return metric, "span", lambda number: span_name(SPANS[number]), rest
         pair = metric in ("ab_skew_ns", "feed_lost_packets")
@@ -245,6 +262,16 @@ class Tap:
 
     def _peak_rows(self, rows: Int64) -> None:
         self._add("burst_peak_bytes", rows[:, 0], rows[:, 1] - 1, rows[:, 2])
+
+    def _burst_rows(self, rows: Int64) -> None:
+        for column, metric in ((1, "burst_length_ns"), (2, "burst_bytes")):
+            self._add(metric, np.zeros(len(rows), np.int64), rows[:, 0] - 1, rows[:, column])
+
+    def _gap_rows(self, rows: Int64) -> None:
+        if len(rows):
+            for column, stat in ((3, "count"), (4, "mean"), (5, "max")):
+                code = STAT_CODE * (1 + STATS.index(stat)) + _CODE["wire_interarrival_ns"]
+                self._collector.add(code, rows[:, 1] * 64 + self.number, rows[:, 2] - 1, rows[:, column])
 
     def _link_rows(self, rows: Int64) -> None:
         """Packets and bytes of the whole tap, per millisecond."""

@@ -91,6 +91,8 @@ def wire_events(
     batch_rows: int = 8192,
     report: WireReport | None = None,
     tee: Callable[[str, Packets], None] | None = None,
+    line_rates: Mapping[str, int] | None = None,
+    every_gap: bool = False,
 ) -> Iterator[Events]:
     """Yield what the captures say, as events in time order.
 
@@ -119,6 +121,10 @@ def wire_events(
         Filled in while reading.
     tee : function of (tap, packets), optional
         Is shown each batch; its arrays are overwritten by the next.
+    line_rates : mapping of tap name to bits a second
+        Bursts are told against it; without, against what the capture says of its interface (pcapng), if it does.
+    every_gap : bool
+        Inter-arrival times of all flows (per second: count, mean and maximum), not only of feeds.
 
     Yields
     ------
@@ -135,7 +141,20 @@ def wire_events(
         tap: read_packets(files, batch_rows=batch_rows, stats=report.stats.setdefault(tap, CaptureStats()))
         for tap, files in captures.items()
     }
-    run = Run(packets, host, window_ns, timeout_ns, hash_bytes, formats, clocks or {}, detail, report, tee)
+    run = Run(
+        packets,
+        host,
+        window_ns,
+        timeout_ns,
+        hash_bytes,
+        formats,
+        clocks or {},
+        detail,
+        report,
+        tee,
+        line_rates,
+        every_gap,
+    )
     yield from (events for events in run.events() if events is not None)
 
 
@@ -157,7 +176,9 @@ class Run:
         clocks: Mapping[str, Clock],
         detail: Detail,
         report: WireReport,
-        tee: Callable[[str, Packets], None] | None,
+        tee: Callable[[str, Packets], None] | None = None,
+        line_rates: Mapping[str, int] | None = None,
+        every_gap: bool = False,
     ) -> None:
         self.report = report
         self.tee = tee
@@ -169,7 +190,8 @@ class Run:
         self.streams: list[_Stream] = []
         for number, (name, batches) in enumerate(packets.items()):
             stats = self.report.stats.setdefault(name, CaptureStats())
-            tap = Tap(name, host, number, self.flows, self.collector, window_ns, formats, detail)
+            rate = (line_rates or {}).get(name, 0)
+            tap = Tap(name, host, number, self.flows, self.collector, window_ns, formats, detail, rate, every_gap)
             self.report.taps[name] = tap
             self.taps.append(tap)
             self.streams.append(_Stream(number, batches, stats))
@@ -231,7 +253,10 @@ class Run:
             self.tee(self.taps[number].name, packets)
         flow = self.flows.assign(packets)
         time = self.clocks[number].correct(packets.time_ns)
-        self.taps[number].push(packets, flow, time)
+        tap = self.taps[number]
+        if not tap.bursts.line_rate:
+            tap.bursts.line_rate = self.report.stats[tap.name].line_rate
+        tap.push(packets, flow, time)
         high = int(time.max(initial=NULL))
         if high == NULL:
             return True  # not one of them has a time
@@ -247,8 +272,8 @@ class Run:
             if self.pairing is not None:
                 keep = valid & (time != NULL) & (flow >= 0)
                 key = np.maximum.accumulate(np.maximum(time, stream.time))
-                tap = np.full(int(keep.sum()), number, np.int64)
-                columns = (fp.view(np.int64)[keep], time[keep], key[keep], tap, flow[keep], packets.ttl[keep])
+                taps = np.full(int(keep.sum()), number, np.int64)
+                columns = (fp.view(np.int64)[keep], time[keep], key[keep], taps, flow[keep], packets.ttl[keep])
                 stream.held.append(np.stack([c.astype(np.int64) for c in columns]))
         self._marked(stream, stream.marks.push(packets, time, max(stream.time, high), doubled))
         stream.time = max(stream.time, high)
