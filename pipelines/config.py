@@ -26,7 +26,8 @@ class Harvest(Struct, frozen=True):
     touched less than `trigger_s` ago (or, in `watch`, an incident is open), costly files are read once a second too.
     `push` is a collector's URL, `listen` where to take in what others push (loopback, unless there are a token and a
     certificate); `token_file` serves both, `tls_ca` are the certificates that a pushing host trusts (default: the
-    system's). `publish` is a URI to which the store is copied each minute.
+    system's). `publish` is a URI to which the store is copied each minute; `collect` are stores, or folders of them, by
+    path or URI, out of which what is new is copied every `collect_s`.
     """
 
     hz: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 10.0
@@ -51,6 +52,8 @@ class Harvest(Struct, frozen=True):
     tls_key: str = ""
     tls_ca: str = ""
     publish: str = ""
+    collect: list[str] = []
+    collect_s: Annotated[float, msgspec.Meta(gt=0)] = 60.0
 
 
 class Scoring(Struct, frozen=True):

@@ -358,9 +358,7 @@ def _bypass(root: Path) -> Iterator[Finding]:
         text = f"{b.where} goes round the kernel ({b.kind}: {b.evidence}); blind for it: {', '.join(b.blind)}"
         yield Finding("bypass", "note", text, f"read instead: {b.instead}; name its series in scoring.bypass")
     if not found and (root / "proc/stat").exists():
-        yield Finding(
-            "bypass", "ok", "nothing that we may look at goes round the kernel: its counters see every packet"
-        )
+        yield Finding("bypass", "ok", "nothing that we may look at goes round the kernel: its counters see all packets")
 
 
 def _rights() -> Iterator[Finding]:

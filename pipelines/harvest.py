@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from pipelines.collect import Collector
 from pipelines.config import Harvest
 from telemetry.errors import ConfigError, TailwatchError
 from telemetry.harvest import Follower, Harvester, Joiner
@@ -362,10 +363,12 @@ def followers(settings: Harvest, host: str) -> list[Follower]:
 
 
 class Link:
-    """The two ends of the wire that a host may have."""
+    """How a host is tied to others: what it pushes, takes in, and collects."""
 
-    def __init__(self, pusher: Pusher | None = None, receiver: Receiver | None = None) -> None:
-        self.pusher, self.receiver = pusher, receiver
+    def __init__(self) -> None:
+        self.pusher: Pusher | None = None
+        self.receiver: Receiver | None = None
+        self.collector: Collector | None = None
 
     @property
     def troubles(self) -> list[str]:
@@ -375,12 +378,14 @@ class Link:
             out.append(f"push: {self.pusher.sender.trouble} ({self.pusher.sender.failures} times; nothing is lost)")
         if self.receiver is not None and (self.receiver.refused or self.receiver.bad):
             out.append(f"listen: {self.receiver.refused} requests refused, {self.receiver.bad} points not understood")
+        if self.collector is not None and self.collector.failures:
+            out.append(f"{self.collector.trouble} ({self.collector.failures} times)")
         return out
 
 
 @contextlib.contextmanager
 def links(settings: Harvest, store: Store, host: str) -> Iterator[Link]:
-    """Take in what other hosts push, and push to a collector, as the settings say, for as long as this lasts.
+    """Take in what other hosts push or have stored, and push to a collector, as the settings say, while this lasts.
 
     Raises
     ------
@@ -397,6 +402,10 @@ def links(settings: Harvest, store: Store, host: str) -> Iterator[Link]:
         if settings.push:
             link.pusher = Pusher(Sender(store.path, settings.push, host, token=token, ca=settings.tls_ca))
             stack.callback(link.pusher.close)
+        if settings.collect:
+            link.collector = Collector(store, settings.collect, settings.collect_s)
+            link.collector.start()
+            stack.callback(link.collector.close)
         yield link
 
 

@@ -26,7 +26,7 @@ from telemetry.remote import decode, encode
 from telemetry.store import Store
 from telemetry.types import Events, Nanos
 
-__all__ = ["Receiver", "Sender"]
+__all__ = ["Receiver", "Sender", "quoted"]
 
 MAX_BODY = 64 << 20
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -103,7 +103,7 @@ class Sender:
         total = 0
         pending: list[Events] = []
         count = 0
-        for batch in store.read(self.position, newest + 1 if last else newest, select=f"host={_quoted(self._host)}"):
+        for batch in store.read(self.position, newest + 1 if last else newest, select=f"host={quoted(self._host)}"):
             if count + len(batch) >= self._rows and pending and batch.seen_ns[0] > pending[-1].seen_ns[-1]:
                 total += self._post(pending)
                 pending, count = [], 0
@@ -341,5 +341,6 @@ def _unzipped(body: bytes) -> bytes:
     return out
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """A label's value as a selector has it."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -10,7 +10,7 @@ from typing import Protocol
 from telemetry.errors import StoreError
 from telemetry.selectors import Select
 from telemetry.source import merge
-from telemetry.storage.published import Published
+from telemetry.storage.published import published_at
 from telemetry.store import Store
 from telemetry.types import Events, Nanos, SeriesKey
 
@@ -68,7 +68,7 @@ class Stores:
 
 
 def open_stores(places: Sequence[str]) -> Stores:
-    """Open stores by path or URI; a folder that holds stores stands for all of them.
+    """Open stores by path or URI; a folder (also one at a URI) that holds stores stands for all of them.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def open_stores(places: Sequence[str]) -> Stores:
     out: list[_Readable] = []
     for place in places:
         if "://" in place:
-            out.append(Published(place))
+            out += published_at(place)
             continue
         path = Path(place)
         inner = sorted(p.parent for p in path.glob("*/store.json"))

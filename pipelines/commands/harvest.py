@@ -59,6 +59,13 @@ __all__ = ["command"]
 @click.option("--tls-ca", type=click.Path(), help="Certificates that --push trusts (default: the system's).")
 @click.option("--publish", help="Also copy the store each minute to this place (s3://..., gs://..., file:///...).")
 @click.option(
+    "--collect",
+    multiple=True,
+    metavar="PLACE",
+    help="Also copy what is new in other hosts' stores (a store or a folder of them: path or URI). Repeatable.",
+)
+@click.option("--collect-s", type=click.FloatRange(min=0.1), help="Seconds between looks at them.  [default: 60]")
+@click.option(
     "--import",
     "imports",
     multiple=True,
@@ -98,6 +105,7 @@ def command(
       tailwatch harvest --process 'strategy.*' --process cgroup:/trading --fast-hz 100
       tailwatch harvest --trigger /run/tailwatch/incident        # touch it when something is wrong
       tailwatch harvest --seconds 10 --json
+      tailwatch harvest --no-kernel --collect s3://bucket/hosts --collect /mnt/hosts
       tailwatch harvest --prometheus http://prom:9090 --query '{job="node"}' --from 2026-11-23
       tailwatch harvest --push https://collector:4318 --token-file secret --tls-ca ca.pem
       tailwatch harvest --listen 0.0.0.0:4318 --token-file secret --tls-cert cert.pem --tls-key key.pem

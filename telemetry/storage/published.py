@@ -20,7 +20,7 @@ from telemetry.storage.parquet import KeyTable
 from telemetry.storage.reading import Snapshot
 from telemetry.types import Events, Nanos, SeriesKey
 
-__all__ = ["Published", "publish"]
+__all__ = ["Published", "publish", "published_at"]
 
 
 def publish(root: str | Path, uri: str) -> int:
@@ -52,8 +52,7 @@ def publish(root: str | Path, uri: str) -> int:
         fs.create_dir(base, recursive=True)
         head = (root / "store.json").read_bytes()
         for name, data in (("store.json", head), ("manifest.json", msgspec.json.encode(manifest))):
-            with fs.open_output_stream(f"{base}/{name}") as target:
-                target.write(data)
+            _replace(fs, f"{base}/{name}", data)
         for path in before - {f.path for f in manifest.files}:
             fs.delete_file(f"{base}/{path}")
     except (OSError, pa.ArrowException) as error:
@@ -67,12 +66,14 @@ class Published:
     Parameters
     ----------
     uri : str
-        ``s3://bucket/store``, ``gs://...``, ``hdfs://...``, ``file:///...``.
+        ``s3://bucket/store``, ``gs://...``, ``hdfs://...``, ``file:///...``, or any that fsspec knows, if it is there.
+    place : (file system, folder), optional
+        Where that is, if known.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, *, place: tuple[Any, str] | None = None) -> None:
         self.uri = uri
-        self._fs, self._base = _place(uri)
+        self._fs, self._base = _place(uri) if place is None else place
         head = _read(self._fs, f"{self._base}/store.json")
         if head is None:
             raise StoreError(f"{uri}: expected a store, got nothing")
@@ -119,6 +120,30 @@ class Published:
         return _Remote(self._fs, self._base, _manifest(self._fs, self._base))
 
 
+def published_at(uri: str) -> list[Published]:
+    """The store at `uri`, or those in the folders within.
+
+    Raises
+    ------
+    StoreError
+        If there is none, or the place cannot be read.
+    """
+    import pyarrow as pa
+    from pyarrow import fs as pafs
+
+    fs, base = _place(uri)
+    if _read(fs, f"{base}/store.json") is not None:
+        return [Published(uri, place=(fs, base))]
+    try:
+        inner = [i.path for i in fs.get_file_info(pafs.FileSelector(base)) if i.type == pafs.FileType.Directory]
+        kept = [p for p in sorted(inner) if fs.get_file_info(f"{p}/store.json").type == pafs.FileType.File]
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(f"{uri}: cannot be read: {_line(error)}") from None
+    if not kept:
+        raise StoreError(f"{uri}: expected a store or a folder of them, got neither")
+    return [Published(f"{uri.rstrip('/')}/{p.rpartition('/')[2]}", place=(fs, p)) for p in kept]
+
+
 class _Remote(Snapshot):
     """A look at files that are not here; there is no log."""
 
@@ -140,8 +165,33 @@ def _place(uri: str) -> tuple[Any, str]:
     try:
         found, base = fs.FileSystem.from_uri(uri)
     except (pa.ArrowException, ValueError, OSError) as error:
-        raise StoreError(f"{uri}: expected the URI of a file system: {_line(error)}") from None
+        other = _fsspec(uri) if "Unrecognized filesystem" in str(error) else None
+        if other is None:
+            raise StoreError(f"{uri}: expected the URI of a file system: {_line(error)}") from None
+        found, base = other
     return found, base.rstrip("/")
+
+
+def _fsspec(uri: str) -> tuple[Any, str] | None:
+    """A file system that pyarrow does not have itself (``abfs://``, ``sftp://``, ...), by fsspec if that is there."""
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    try:
+        from fsspec.core import url_to_fs  # type: ignore[import-untyped, unused-ignore]
+
+        found, base = url_to_fs(uri)
+    except (ImportError, ValueError, OSError):
+        return None
+    return PyFileSystem(FSSpecHandler(found)), base
+
+
+def _replace(fs: Any, path: str, data: bytes) -> None:
+    """Write a file so that a reader finds the old one or the new one. Object stores do so by themselves."""
+    beside = f"{path}.new" if fs.type_name in ("local", "hdfs") else path
+    with fs.open_output_stream(beside) as target:
+        target.write(data)
+    if beside != path:
+        fs.move(beside, path)
 
 
 def _manifest(fs: Any, base: str) -> Manifest:

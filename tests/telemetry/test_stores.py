@@ -74,3 +74,26 @@ def test_places_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(StoreError, match="cannot publish"):
         publish(tmp_path / "s", f"file://{tmp_path}/file/inner")
+
+
+def test_a_folder_of_stores_at_a_uri(tmp_path: Path) -> None:
+    for host in ("tx1", "tx2"):
+        publish(fill(tmp_path / host, host).path, f"file://{tmp_path}/bucket/hosts/{host}")
+    many = open_stores([f"file://{tmp_path}/bucket/hosts"])
+    assert many.hosts() == ["tx1", "tx2"]
+    assert len(many.stores) == 2
+    assert open_stores([f"file://{tmp_path}/bucket/hosts/tx2"]).hosts() == ["tx2"]
+    for nowhere, said in (("bucket", "neither"), ("no-such-folder", "cannot be read")):
+        with pytest.raises(StoreError, match=said):
+            open_stores([f"file://{tmp_path}/{nowhere}"])
+
+
+def test_a_file_system_that_only_fsspec_knows(tmp_path: Path) -> None:
+    """Memory stands for those in the cloud."""
+    pytest.importorskip("fsspec")
+    uri = f"memory://{tmp_path.name}/hosts/tx1"
+    store = fill(tmp_path / "s", "tx1")
+    assert publish(tmp_path / "s", uri) > 1
+    assert publish(tmp_path / "s", uri) == 0
+    assert rows(list(Published(uri).read(*ALL))) == rows(list(store.read(*ALL)))
+    assert open_stores([f"memory://{tmp_path.name}/hosts"]).hosts() == ["tx1"]
