@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,16 +76,18 @@ def write_features(
     seen_from_ns: Nanos,
     seen_to_ns: Nanos,
     calendar: str | None = None,
+    ends: tuple[Nanos, Nanos] | None = None,
 ) -> Written:
     """Write the features of `spec` as one Parquet file: a row per window and series, a column per feature.
 
-    The file appears whole or not at all.
+    The file appears whole or not at all. With `ends`, only windows that end in ``(ends[0], ends[1]]`` are written.
 
     Raises
     ------
     NoDataError
         If the store has no events in the range.
     """
+    import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -107,6 +109,11 @@ def write_features(
     writer: pq.ParquetWriter | None = None
     try:
         for panel in panels(features, Counted(), seen_from_ns, seen_to_ns):  # type: ignore[arg-type]
+            if ends is not None:
+                lo, hi = np.searchsorted(panel.end_ns, ends, "right")
+                panel = replace(panel, end_ns=panel.end_ns[lo:hi], values=panel.values[lo:hi])
+                if lo == hi:
+                    continue
             table = to_arrow(panel, features.columns)
             table = table.replace_schema_metadata({"tailwatch_features": digest})
             if writer is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -120,24 +120,24 @@ def ingest(
     keep_packets: bool = False,
     formats: Mapping[str, str] | None = None,
     align: bool = False,
+    cluster: str | None = None,
 ) -> Iterator[Ingested]:
-    """Load units, as many at once as `jobs`; yield what became of each, as they finish.
+    """Load units, as many at once as `jobs` (or as the Dask `cluster` has workers); yield each as it finishes.
 
     A unit that cannot be read is reported as failed and does not stop the others.
     """
-    if jobs <= 1 or len(units) <= 1:
+    if cluster is None and (jobs <= 1 or len(units) <= 1):
         for unit in units:
             yield _try(unit, store, detail, keep_packets, formats, align)
         return
-    import multiprocessing
+    from pipelines.cluster import executor
 
-    # A fresh interpreter for each worker: threads of Arrow and locks do not survive a fork.
-    context = multiprocessing.get_context("spawn")
     waiting = list(reversed(units))
-    with ProcessPoolExecutor(min(jobs, len(units)), mp_context=context) as pool:
+    jobs = min(jobs, len(units))
+    with executor(cluster, jobs) as pool:
         running: set[Future[Ingested]] = set()
         while waiting or running:
-            while waiting and len(running) < 2 * jobs:
+            while waiting and len(running) < (256 if cluster else 2 * jobs):
                 running.add(pool.submit(_try, waiting.pop(), store, detail, keep_packets, formats, align))
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for future in done:

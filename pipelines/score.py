@@ -9,13 +9,13 @@ from pathlib import Path
 
 from pipelines.config import Config
 from pipelines.lease import LEASE_NS, Locked, myself, take
-from pipelines.sinks import Sink, deliver, make_sinks, refresh
+from pipelines.sinks import Delivery, Sink, deliver, make_sinks, refresh
 from pipelines.state import StateDB
 from telemetry.errors import NoDataError
 from telemetry.store import Store
 from telemetry.types import Nanos
 
-__all__ = ["Locked", "Result", "score"]
+__all__ = ["Locked", "Result", "score", "send_due"]
 
 WARM_NS = 3_600_000_000_000
 
@@ -39,8 +39,12 @@ def score(
     part: str = "main",
     clock: Callable[[], Nanos] = time.time_ns,
     progress: Callable[[int], None] | None = None,
+    hosts: Callable[[str], bool] | None = None,
+    send: bool = True,
 ) -> Result:
     """Score everything in the store that this partition has not seen, in bounded memory.
+
+    `hosts` says which hosts are the partition's (all by default); without `send`, messages wait in the outbox.
 
     Safe to run twice, late or in parallel (a lease); after a crash the next run continues exactly.
 
@@ -64,14 +68,18 @@ def score(
             last = store.last_seen_ns()
             if last is not None and (not offsets or last >= max(offsets.values())):
                 events, alerts, incidents, watermark = _catch_up(
-                    config, state, store, part, owner, sinks, clock, progress
+                    config, state, store, part, owner, sinks, clock, progress, hosts
                 )
-            now = clock()
-            refresh(state, sinks, now)
-            done = deliver(state, sinks, now, per_minute=config.sinks.max_per_minute)
+            done = send_due(config, state, sinks, clock()) if send else Delivery(0, 0, 0)
         finally:
             state.release(part, owner)
     return Result(events, alerts, incidents, done.sent, done.failed, watermark, time.perf_counter() - start)
+
+
+def send_due(config: Config, state: StateDB, sinks: Sequence[Sink], now_ns: Nanos) -> Delivery:
+    """Deliver what waits, and remind receivers of what is open."""
+    refresh(state, sinks, now_ns)
+    return deliver(state, sinks, now_ns, per_minute=config.sinks.max_per_minute)
 
 
 def _catch_up(
@@ -83,6 +91,7 @@ def _catch_up(
     sinks: Sequence[Sink],
     clock: Callable[[], Nanos],
     progress: Callable[[int], None] | None,
+    wanted: Callable[[str], bool] | None,
 ) -> tuple[int, int, int, Nanos]:
     """Read, score and commit in steps; imports the numeric libraries only now that there is something to do."""
     from pipelines.engine import Engine
@@ -101,7 +110,7 @@ def _catch_up(
         engine.warm(detector, store.read(max(0, until - WARM_NS), until, select=of_host(host)))
     events = alerts = incidents = 0
     at = time.monotonic_ns()
-    hosts = sorted(store.hosts())
+    hosts = [h for h in sorted(store.hosts()) if wanted is None or wanted(h)]
     streams = [store.read(engine.offsets.get(h, 0), 2**62, select=of_host(h)) for h in hosts]
     for batch in merge(streams):
         engine.push(batch)

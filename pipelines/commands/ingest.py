@@ -47,6 +47,9 @@ def _pairs(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -
 )
 @click.option("--align", is_flag=True, help="Estimate how far the taps' clocks are apart, and take that off.")
 @click.option("--jobs", type=click.IntRange(1, 256), help="Inputs read at once (default: one a CPU).")
+@click.option(
+    "--cluster", help="A Dask scheduler (tcp://...) instead of processes here; its workers see the same paths."
+)
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON for each input.")
 @click.pass_obj
 def command(
@@ -60,6 +63,7 @@ def command(
     feeds: list[tuple[str, str]],
     align: bool,
     jobs: int | None,
+    cluster: str | None,
     as_json: bool,
 ) -> None:
     """Turn captures (or lab runs) into latency, loss and throughput series in a store.
@@ -95,9 +99,13 @@ def command(
         for _, name in feeds:
             if name not in FORMATS:
                 raise ConfigError(f"--feed: expected one of {', '.join(FORMATS)}, got {name!r}")
+    if cluster:
+        inputs, taps = tuple(map(os.path.abspath, inputs)), [(n, os.path.abspath(f)) for n, f in taps]
     units = plan(inputs, taps, host)
     jobs = jobs or len(os.sched_getaffinity(0))
-    options: dict[str, Any] = {"keep_packets": keep_packets, "formats": dict(feeds), "align": align}
+    if cluster:
+        store_path = os.path.abspath(store_path)
+    options: dict[str, Any] = {"cluster": cluster, "keep_packets": keep_packets, "formats": dict(feeds), "align": align}
     failed = damaged = 0
     with counter("reading", "inputs", len(units)) as tell:
         results = ingest(units, store_path, jobs=jobs, detail=cast(Any, detail), **options)
