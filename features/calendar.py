@@ -6,6 +6,7 @@ from the time zone database. All is a function of the windows' start times: the 
 
 from __future__ import annotations
 
+import difflib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -263,7 +264,9 @@ def _exchange(name: str) -> Any:
 
     names = exchange_calendars.get_calendar_names(include_aliases=True)
     if name not in names:
-        raise unknown("calendar", name, names, "calendar")
+        zones = available_timezones()
+        near = difflib.get_close_matches(name, zones, n=1, cutoff=0.7)
+        raise unknown("calendar", name, zones if near else (*names, "any time zone"), "calendar")
     return _sessions(name, date(2024, 1, 1), date(2024, 1, 31))
 
 

@@ -62,8 +62,8 @@ class Params:
         if value is None:
             raise self._expected(name, "a duration such as '1s'", None)
         ns = duration_ns(value, f"{self.where}: {name}")
-        if ns <= 0:
-            raise self._expected(name, "more than 0 ns", value)
+        if not 0 < ns < 1 << 60:
+            raise self._expected(name, "more than 0 ns, less than 2^60", value)
         return ns
 
     def number(self, name: str, default: float | None = None) -> float:

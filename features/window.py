@@ -111,6 +111,8 @@ class WindowBase:
         self._tw_probs, self._tw_spot = _ascending(at, tw=True)
         bursts = {c: m for c in at if (m := _BURST.fullmatch(c)) is not None}
         spans: list[Nanos] = sorted({duration_ns(m[2], f"{where}: {c}") for c, m in bursts.items()})
+        if spans and not 0 < spans[0] <= spans[-1] <= self.window_ns:
+            raise ConfigError(f"{where}: columns: expected spans within the window, got {', '.join(bursts)}")
         place = np.full((2, len(spans)), -1)
         for c, m in bursts.items():
             place[("peak", "iod").index(m[1]), spans.index(duration_ns(m[2]))] = at[c]
