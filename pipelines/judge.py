@@ -114,7 +114,7 @@ def log_outcome(
     reader = tracker.reader
     past = [e for e in reader.evaluations(spec.name, corpus) if e.version != version] if reader else []
     full = dossier(outcome, labels, corpus, report)
-    if outcome.candidate.snapshot is not None and version.isdigit():  # a registered one: its history grows
+    if outcome.candidate.registered:  # its history grows
         full = replace(full, tags={**full.tags, "tailwatch.version": version})
     made = tracker.log(spec, full, snapshot=outcome.candidate.snapshot, register=register)
     lines = [f"{spec.name} v{made.version} registered (run {made.run_id})" if made.version else

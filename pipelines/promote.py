@@ -9,9 +9,10 @@ from typing import Literal
 import numpy as np
 
 from pipelines.backtest import Outcome, false_by_block
-from telemetry.types import Label
+from pipelines.resolve import Candidate
+from telemetry.types import Label, Nanos
 
-__all__ = ["Verdict", "compare"]
+__all__ = ["Verdict", "compare", "fair"]
 
 DRAWS = 2000
 
@@ -32,6 +33,22 @@ class Verdict:
     @property
     def text(self) -> str:
         return f"{self.answer}: {'; '.join(self.reasons) or 'no difference that shows'}"
+
+
+def fair(
+    candidates: Sequence[Candidate], labels: Sequence[Label], from_ns: Nanos, to_ns: Nanos, last_ns: Nanos
+) -> tuple[list[Candidate], Nanos, str]:
+    """Make a comparison even: (candidates, start, what was done).
+
+    What came after both were trained is judged from their states, if it holds a labelled incident; if not, all are
+    replayed over the whole range from a cold start, because a state knows the future of what it was trained on.
+    """
+    start = max([from_ns, *(c.make().watermark_ns for c in candidates if c.snapshot is not None)])
+    end = min(to_ns, last_ns + 1)
+    inside = [x for x in labels if x.kind != "none" and from_ns < x.end_ns and x.start_ns < end]
+    if start < end and (not inside or any(x.start_ns >= start for x in inside)):
+        return list(candidates), start, "since their training"
+    return [c.cold() for c in candidates], from_ns, "from a cold start (no labelled incident since their training)"
 
 
 def compare(champion: Outcome, challenger: Outcome, labels: Sequence[Label], seed: int = 0) -> Verdict:

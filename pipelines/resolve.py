@@ -31,6 +31,15 @@ class Candidate:
     def label(self) -> str:
         return f"{self.spec.name}@{self.version}"
 
+    @property
+    def registered(self) -> bool:
+        """Whether it is a version of the registry (not a file, nor the catalogue as it ships)."""
+        return self.version.isdigit() and self.version != "0"
+
+    def cold(self) -> Candidate:
+        """The same without its state."""
+        return Candidate(self.spec, self.version)
+
     def make(self) -> Detector:
         """A fresh detector, restored from its registered state."""
         detector = build(self.spec, self.version)

@@ -88,7 +88,9 @@ def retrain(
         return Retrained(**{**ledger.done["registered"], "again": True})
     parent, best, count = "", Trial({}, spec, ()), 0
     if folds:
-        ranges = fold_ranges(lo, hi, folds)
+        ranges = fold_ranges(lo, hi, folds, labels)
+        if not ranges:
+            raise ConfigError("no fold is left: incidents fill the range; use fewer folds or a longer range")
         parent = _parent(spec, sweep, ranges, key, tracker, ledger)
         trials = []
         work = len(ranges) * (sweep.trials or len(sweep.choices()))

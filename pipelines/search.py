@@ -35,6 +35,7 @@ __all__ = ["BY", "Fold", "Ledger", "Sweep", "Trial", "fold_ranges", "run_trials"
 BY = {"event_f1": 1, "event_recall": 1, "vus_pr": 1, "auc_pr": 1, "range_f1": 1, "false_per_day": -1, "delay_p50_s": -1}
 """Figures that a sweep may go by, and whether more is better."""
 
+RECOVERY_NS = 30_000_000_000
 COUNTS = ("labels", "found", "false", "clean_days")
 
 
@@ -127,10 +128,20 @@ def with_params(spec: DetectorSpec, params: Mapping[str, Any]) -> DetectorSpec:
     return made
 
 
-def fold_ranges(lo: Nanos, hi: Nanos, folds: int) -> list[tuple[Nanos, Nanos, Nanos]]:
-    """(start of learning, end of learning = start of judging, end of judging) of each fold, in time order."""
-    cut = [lo + (hi - lo) * i // (folds + 1) for i in range(folds + 2)]
-    return [(lo, cut[i], cut[i + 1]) for i in range(1, folds + 1)]
+def fold_ranges(lo: Nanos, hi: Nanos, folds: int, labels: Sequence[Label] = ()) -> list[tuple[Nanos, Nanos, Nanos]]:
+    """(start of learning, end of learning = start of judging, end of judging) of each fold, in time order.
+
+    A border inside of an incident, or of the recovery after it, moves behind that; folds without time are left out.
+    """
+    cuts: list[Nanos] = []
+    for i in range(1, folds + 1):
+        cut = lo + (hi - lo) * i // (folds + 1)
+        for x in sorted(labels, key=lambda x: x.start_ns):
+            if x.kind != "none" and x.start_ns < cut < x.end_ns + RECOVERY_NS:
+                cut = x.end_ns + RECOVERY_NS
+        if cut < hi and (not cuts or cut > cuts[-1]):
+            cuts.append(cut)
+    return [(lo, a, b) for a, b in itertools.pairwise([*cuts, hi])]
 
 
 @dataclass(frozen=True, slots=True)

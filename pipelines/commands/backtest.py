@@ -99,6 +99,10 @@ def command(
         outcomes, left_out = run_tasks(pool, candidates, cases, progress)
     for reason in left_out:
         click.echo(f"left out: {reason}", err=True)
+    stateful = {c.label for c in candidates if c.snapshot is not None}
+    for o in outcomes:
+        if o.candidate.label in stateful and o.candidate.snapshot is None:
+            click.echo(f"{o.candidate.label} was trained on this range: replayed from a cold start", err=True)
     if not outcomes:
         raise NoDataError("backtest: no detector had anything to run on")
     show(outcomes)

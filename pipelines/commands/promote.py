@@ -28,7 +28,8 @@ def command(
 ) -> None:
     """Make DETECTOR[@challenger|@version] the champion if it is not worse than the one that is.
 
-    Both are replayed on the same incidents and clean time. Refused (exit 1): fewer incidents found, or more false
+    Both are replayed on the same incidents and clean time: since their training, or, where no labelled incident came
+    since, the whole range from a cold start. Refused (exit 1): fewer incidents found, or more false
     alarms or longer delays by more than chance; --why overrules. Live jobs take the new champion up at their next run.
 
     \b
@@ -43,7 +44,7 @@ def command(
 
     from pipelines.backtest import backtest
     from pipelines.config import load
-    from pipelines.promote import compare
+    from pipelines.promote import compare, fair
     from pipelines.ranges import time_range
     from pipelines.registry import Registry, parse_name
     from pipelines.resolve import Candidate
@@ -70,10 +71,11 @@ def command(
             try:
                 labels = read_labels(incidents) if incidents else state.labels()
                 before = registry.load(name, version=old.version)
+                both = [Candidate(r.spec, r.version, r.snapshot) for r in (before, new)]
                 with Store(store_path or config.store, create=False) as store:
-                    outcomes = [
-                        backtest(Candidate(r.spec, r.version, r.snapshot), store, labels, lo, hi) for r in (before, new)
-                    ]
+                    both, start, how = fair(both, labels, lo, hi, store.last_seen_ns() or 0)
+                    outcomes = [backtest(c, store, labels, start, hi, draws=0) for c in both]
+                click.echo(f"v{before.version} and v{new.version} compared {how}")
                 found = compare(outcomes[0], outcomes[1], labels)
                 verdict, worse = found.text, found.answer == "worse"
                 for figure, (delta, low, high) in found.differences.items():

@@ -106,8 +106,7 @@ def command(
                 what += f", best of {d.trials} by {sweep.by}: {', '.join(f'{k}={v}' for k, v in d.params.items())}"
             if "labels" in d.figures:
                 f = d.figures
-                rate = f.get("false_per_day", float("nan"))
-                what += f"; over folds: found {f['found']:.0f} of {f['labels']:.0f}, {rate:.2f} false a day"
+                what += f"; over folds: found {f['found']:.0f} of {f['labels']:.0f}, {f['false']:.0f} false alarms"
             click.echo(what + (" (done before; --anew trains again)" if d.again else ""))
     if as_json:
         click.echo(json.dumps([{**asdict(d), "alias": alias} for d in done]))

@@ -16,7 +16,7 @@ from pipelines.backtest import BUDGETS, backtest
 from pipelines.config import Config
 from pipelines.frames import score_frame
 from pipelines.judge import dossier, log_outcome
-from pipelines.promote import compare
+from pipelines.promote import compare, fair
 from pipelines.registry import Dossier, Registry, parse_name
 from pipelines.resolve import Candidate, resolve
 from pipelines.tracking import Tracker
@@ -167,6 +167,19 @@ def test_the_gate_refuses_a_deaf_challenger(events: Events) -> None:
     assert "inc-1" in worse.text
     assert compare(bad, good, LABELS).answer == "better"
     assert compare(good, good, LABELS).answer == "not worse"
+
+
+def test_a_comparison_is_even(registered: tuple[str, Snapshot], events: Events) -> None:
+    old, new = Candidate(SPEC, "1"), Candidate(SPEC, "2", registered[1])  # trained on the first 300 s
+    last = int(events.time_ns[-1])
+    both, start, how = fair((old, new), LABELS, 0, 2**62, last)
+    assert START + 295 * SECOND < start <= START + 300 * SECOND
+    assert both[1].snapshot is not None
+    assert "since" in how
+    whole = train(SPEC, ArraySource(events), 0, 2**62)
+    both, start, how = fair((old, Candidate(SPEC, "3", whole.snapshot)), LABELS, 0, 2**62, last)
+    assert (start, both[1].snapshot) == (0, None)
+    assert "cold" in how
 
 
 def test_a_regression_is_told_at_once(registry: Registry, registered: tuple[str, Snapshot], events: Events) -> None:

@@ -136,6 +136,16 @@ def test_folds_only_look_back() -> None:
     assert cuts == [(200, 400), (400, 600), (600, 800), (800, 1000)]
 
 
+def test_no_fold_cuts_an_incident() -> None:
+    end = START + 1200 * SECOND
+    ranges = fold_ranges(START, end, 5, LABELS)
+    assert ranges[-1][2] == end
+    for _, cut, _ in ranges:
+        assert not any(x.start_ns < cut < x.end_ns + 30 * SECOND for x in LABELS)
+    whole = Label("all", "smi", "", START, end, end)
+    assert fold_ranges(START, end, 5, [whole]) == []
+
+
 def test_a_sweep_draws_by_its_seed(tmp_path: Path) -> None:
     grid = {"model.alpha": [0.1, 0.2, 0.3], "policy.per_day": [1, 2, 3]}
     assert len(Sweep(grid).choices()) == 9
