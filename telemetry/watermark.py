@@ -31,15 +31,19 @@ _WM, _NEWEST, _LEAST, _SLOWEST, _LATE, _AHEAD, _FIRST = range(7)
 
 
 @njit(cache=True, nogil=True)
-def _admit(series, time, seen, host_of, start, host_max, mem, keep, setting, rows, row_hosts):
-    """Judge events from `start` on; stop when the log is full. Returns (next event, log rows). `keep` comes all true.
+def _admit(
+    series, time, seen, host_of, start, host_max, mem, keep, lateness, idle, ahead, grain, rows, row_hosts
+):  # fmt: skip
+    """Judge events from `start` on; stop when the log is full. Returns (next event, log rows, events not admitted).
+
+    `keep` comes all true.
 
     A block in which, whatever the order, no event can be late and no multiple of the grain is passed is taken as one.
     """
-    lateness, idle, ahead, grain = setting
     never = -(1 << 62)
     wm, newest, least, slowest = mem[0], mem[1], mem[2], mem[3]
     late, too_far, first = mem[4], mem[5], mem[6]
+    lost = late + too_far
     n_rows = 0
     n = time.shape[0]
     host = -1  # of the event before, whose largest time is `high`, stored only when the host changes
@@ -146,7 +150,7 @@ def _admit(series, time, seen, host_of, start, host_max, mem, keep, setting, row
         host_max[host] = high
     mem[0], mem[1], mem[2], mem[3] = wm, newest, least, slowest
     mem[4], mem[5], mem[6] = late, too_far, first
-    return i, n_rows
+    return i, n_rows, late + too_far - lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +184,7 @@ class Admitted:
 
 _NONE = np.empty(0, np.int64)
 _NO_CROSSINGS = Crossings(_NONE, _NONE, _NONE, np.empty((0, 0), np.int64))
+_ALL = Admitted(None, _NO_CROSSINGS)
 
 
 class Watermark:
@@ -214,6 +219,7 @@ class Watermark:
         self._host_max = np.empty(0, np.int64)
         self._mem = np.array([NEVER, NEVER, NEVER, -1, 0, 0, _FAR], np.int64)
         self._tables: list[tuple[Sequence[SeriesKey], Int64]] = []
+        self._keep = np.ones(0, np.bool_)
         self._rows, self._row_hosts = np.empty((0, 3), np.int64), np.empty((0, 0), np.int64)
 
     @property
@@ -252,29 +258,33 @@ class Watermark:
         """Judge a batch and move the watermark."""
         host_of = self._table(events.keys)
         n, hosts = len(events), len(self._hosts)
-        keep = np.ones(n, np.bool_)
+        if len(self._keep) < n:
+            self._keep = np.ones(n, np.bool_)
+        keep = self._keep
         logged: list[tuple[Int64, Int64]] = []
         rows, row_hosts = self._rows, self._row_hosts
         if row_hosts.shape[1] != hosts:
             rows, row_hosts = np.empty((_ROWS, 3), np.int64), np.empty((_ROWS, hosts), np.int64)
             self._rows, self._row_hosts = rows, row_hosts
-        mem = self._mem
-        before = mem[_LATE] + mem[_AHEAD]
-        at = 0
+        mem, host_max = self._mem, self._host_max[:hosts]
+        at = lost = 0
         while at < n:
-            at, used = _admit(
-                events.series, events.time_ns, events.seen_ns, host_of, at, self._host_max[:hosts], self._mem, keep,
-                self._setting, rows, row_hosts,
+            at, used, dropped = _admit(
+                events.series, events.time_ns, events.seen_ns, host_of, at, host_max, mem, keep, *self._setting, rows,
+                row_hosts,
             )  # fmt: skip
+            lost += dropped
             if used:
                 logged.append((rows[:used].copy(), row_hosts[:used].copy()))
         if len(logged) == 1:
             table, heights = logged[0]
         elif logged:
             table, heights = np.concatenate([r for r, _ in logged]), np.concatenate([h for _, h in logged])
-        dropped = mem[_LATE] + mem[_AHEAD] != before
         crossings = Crossings(table[:, 0], table[:, 1], table[:, 2], heights) if logged else _NO_CROSSINGS
-        return Admitted(keep if dropped else None, crossings)
+        if not lost:
+            return Admitted(None, crossings) if logged else _ALL
+        self._keep = np.ones(n, np.bool_)
+        return Admitted(keep[:n], crossings)
 
     def raise_to(self, watermark_ns: Nanos) -> Crossings:
         """Lift the watermark by hand (the end of a recording): what is below counts as late from now on."""
