@@ -22,7 +22,7 @@ from telemetry.storage.parquet import Columns
 from telemetry.storage.partition import PartitionWriter
 from telemetry.types import Events, Nanos, SeriesKey
 
-__all__ = ["BulkLoad", "loaded"]
+__all__ = ["BulkLoad", "holds_part", "loaded"]
 
 _PREFIX: Final = "unit"
 
@@ -36,6 +36,12 @@ def loaded(store: str | os.PathLike[str], unit: str) -> str | None:
     return next((t[len(head) :] for t in read_manifest(root).tokens if t.startswith(head)), None)
 
 
+def holds_part(store: str | os.PathLike[str], unit: str, part: str) -> bool:
+    """Whether a part of a unit is still a file of its own, so that it can be replaced."""
+    stem = f"{_PREFIX}-{_digest(unit)}-{part}"
+    return any(Path(f.path).stem.startswith(stem) for f in read_manifest(Path(store)).files)
+
+
 class BulkLoad:
     """Loads one unit.
 
@@ -46,6 +52,8 @@ class BulkLoad:
         What is loaded: the same text names the same unit.
     content : str
         Digest of its content.
+    part : str, optional
+        The unit comes in parts, each committed on its own: the name of this one.
 
     Examples
     --------
@@ -55,10 +63,10 @@ class BulkLoad:
     ...     load.commit()
     """
 
-    def __init__(self, store: str | os.PathLike[str], unit: str, content: str) -> None:
+    def __init__(self, store: str | os.PathLike[str], unit: str, content: str, part: str | None = None) -> None:
         self._root = Path(store)
         check_version(self._root, create=True)
-        self._stem = f"unit-{_digest(unit)}"
+        self._stem = f"unit-{_digest(unit)}" + ("" if part is None else f"-{part}")
         self._token = f"{_PREFIX} {_digest(unit)} "
         self._content = content
         self._keys: list[SeriesKey] = []
@@ -109,10 +117,17 @@ class BulkLoad:
             raise StoreError(f"{self._root}: cannot write: {error.strerror or error}") from error
         self.rows += len(events)
 
-    def commit(self) -> bool:
+    def commit(self, content: str | None = None, replace: str | None = None) -> bool:
         """Make the unit part of the store; False if another run did so meanwhile.
 
         Rows that an earlier content of the same unit left (a capture that has grown since) are replaced.
+
+        Parameters
+        ----------
+        content : str, optional
+            What the unit's content is with this part.
+        replace : str, optional
+            Of a unit that comes in parts, only the part of this name is replaced.
 
         Raises
         ------
@@ -121,13 +136,15 @@ class BulkLoad:
         """
         try:
             files = self._writer.finish()
+            self._content = self._content if content is None else content
+            stem = self._stem if replace is None else self._stem.rpartition("-")[0] + f"-{replace}"
             with locked(self._root):
                 manifest = read_manifest(self._root)
                 before = [t for t in manifest.tokens if t.startswith(self._token)]
                 if before == [self._token + self._content]:
                     return False
-                old = [f for f in manifest.files if Path(f.path).stem.startswith(self._stem)]
-                if before and not old:
+                old = [f for f in manifest.files if Path(f.path).stem.startswith(stem)]
+                if before and not old and replace is None:
                     raise StoreError(
                         f"{self._root}: this input was loaded before with other content, and its rows have been "
                         "joined with others since: load it into a new store"
