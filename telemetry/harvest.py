@@ -177,8 +177,7 @@ class Harvester:
     @property
     def missing(self) -> dict[str, str]:
         """What cannot be read, and why."""
-        tiers = (*self._tiers, *self._incident.tiers)
-        return {name: why for tier in tiers for name, why in tier.missing.items()}
+        return {name: why for tier in (*self._tiers, self._incident) for name, why in tier.missing.items()}
 
     @property
     def troubles(self) -> list[str]:

@@ -1,7 +1,7 @@
 """What costs too much to be read always: the sources of the tier that is open while an incident is.
 
-Reading a process's maps takes tens of milliseconds, and its ``mmap_lock`` for as long; so these are read in a thread
-of their own, and once a minute only.
+Maps of a process take tens of milliseconds (and its ``mmap_lock``, page by page), the table of sockets of another
+namespace a few: these are read in a thread of their own, and every twenty seconds only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from telemetry.host.sources import HostSource, TextFile
 from telemetry.host.tables import Parser, named, of_labels, single
 from telemetry.types import Int64, SeriesKey
 
-__all__ = ["buddyinfo", "heavy_set", "map_set", "numa_maps", "slabinfo", "smaps", "zoneinfo"]
+__all__ = ["buddyinfo", "heavy_set", "numa_maps", "slabinfo", "slow_set", "smaps", "zoneinfo"]
 
 
 _SENSORS = {
@@ -27,14 +27,8 @@ _SENSORS = {
 }  # fmt: skip
 
 
-def heavy_set(root: Path, host: str, nets: Mapping[str, str]) -> list[HostSource]:
-    """Memory by zone and cache, sensors, sockets and neighbours.
-
-    Parameters
-    ----------
-    nets : mapping of str to str
-        The name of each network namespace to the folder of its tables within `root`; "" is our own.
-    """
+def heavy_set(root: Path, host: str) -> list[HostSource]:
+    """Memory by zone and cache, sensors; sockets and neighbours of our own network namespace."""
     proc = root / "proc"
     out: list[HostSource] = [
         TextFile(proc / "buddyinfo", host, buddyinfo),
@@ -43,13 +37,11 @@ def heavy_set(root: Path, host: str, nets: Mapping[str, str]) -> list[HostSource
     ]
     for chip in sorted((root / "sys/class/hwmon").glob("hwmon[0-9]*")):
         out += _sensors(chip, host)
-    live = root == Path("/")
-    for netns, folder in nets.items():
-        if netns or not live:
-            out += [TcpTable(root / folder / name, host, netns) for name in ("tcp", "tcp6")]
-    if live:
+    if root == Path("/"):
         out += [source(host, f) for source in (TcpDiag, connections) for f in (socket.AF_INET, socket.AF_INET6)]
         out.append(neighbours(host))
+    else:
+        out += [TcpTable(proc / "net" / name, host) for name in ("tcp", "tcp6")]
     return out
 
 
@@ -72,9 +64,16 @@ def _word(path: Path) -> str:
         return ""
 
 
-def map_set(root: Path, host: str, processes: Mapping[int, str]) -> list[HostSource]:
-    """Memory of each watched process, by kind and by NUMA node."""
-    out: list[HostSource] = []
+def slow_set(root: Path, host: str, nets: Mapping[str, str], processes: Mapping[int, str]) -> list[HostSource]:
+    """What takes milliseconds: sockets of other namespaces; memory of each watched process, by kind and NUMA node.
+
+    Parameters
+    ----------
+    nets : mapping of str to str
+        The name of each network namespace to the folder of its tables within `root`; "" is our own.
+    """
+    others = [(n, f) for n, f in nets.items() if n]
+    out: list[HostSource] = [TcpTable(root / f / name, host, n) for n, f in others for name in ("tcp", "tcp6")]
     for pid, process in processes.items():
         folder = root / "proc" / str(pid)
         out.append(TextFile(folder / "smaps_rollup", host, smaps(process, pid)))
