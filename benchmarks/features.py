@@ -68,7 +68,7 @@ def bare_kernel(whole: Events) -> None:
             x.flags.writeable = False  # as the builder gives them: the same compiled code
         append(
             series, time_ns, value, np.empty(0, np.bool_), False, local, True, 0, False, 0, 0, 0, 1 << 62,
-            *ring, *ring, *ring, np.zeros(4, np.int64),
+            *ring, 0, *ring, 0, *ring, 0,
         )  # fmt: skip
         offset = np.zeros(SERIES + 1, np.int64)
         count(ring[0], none, n, False, SECOND, 0, 0, 0, 1, SERIES, offset)
