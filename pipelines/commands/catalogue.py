@@ -11,7 +11,13 @@ __all__ = ["command"]
 
 @click.group()
 def command() -> None:
-    """Catalogues of labelled incidents: columns kind, scope, start, end and, if you like, id, known, source, note."""
+    """Catalogues of labelled incidents: columns kind, scope, start, end and, if you like, id, known, source, note.
+
+    \b
+    Examples:
+      tailwatch catalogue check incidents.csv
+      tailwatch catalogue import combined_windows.json --form nab --out incidents.csv
+    """
 
 
 @command.command()
