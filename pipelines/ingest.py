@@ -5,13 +5,14 @@ A *unit* is one capture, a set of captures of several taps that are matched with
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from telemetry.wire.quality import MARKS
 if TYPE_CHECKING:
     from telemetry.wire.taps import WireReport
 
-__all__ = ["Ingested", "Unit", "ingest", "ingest_unit", "plan"]
+__all__ = ["Ingested", "Unit", "ingest", "ingest_unit", "plan", "tap_name"]
 
 Detail = Literal["auto", "packets", "windows"]
 
@@ -82,25 +83,27 @@ def plan(inputs: Sequence[str], taps: Sequence[tuple[str, str]], host: str) -> l
 
     Parameters
     ----------
-    inputs : captures and lab folders; a folder that holds lab runs stands for them
+    inputs : captures and lab folders; a folder that holds lab runs stands for them, one of captures, or a glob, for a
+        rotated set
     taps : (name, file) pairs, matched with each other; a name given twice is a rotated set, in order
 
     Raises
     ------
     InputError
-        If a path is not there or a folder holds no run, or a tap name is not usable.
+        If a path is not there, or a folder or glob holds neither a run nor a capture.
     """
     units = []
     for text in inputs:
         path = Path(text)
-        if path.is_dir():
-            runs = [path] if is_lab_folder(path) else sorted(p for p in path.iterdir() if is_lab_folder(p))
-            if not runs:
-                raise InputError(f"{path}: expected a lab run or a folder of them, found neither")
-            units += [Unit(str(r), "lab", lab=str(r)) for r in runs]
+        if path.is_dir() or (glob.has_magic(text) and not path.exists()):
+            runs = [path] if is_lab_folder(path) else sorted(p for p in path.glob("*/") if is_lab_folder(p))
+            if runs:
+                units += [Unit(str(r), "lab", lab=str(r)) for r in runs]
+            else:
+                units.append(Unit(text, host, ((tap_name(path), _rotated(text)),)))
         else:
             _there(path)
-            units.append(Unit(str(path), host, ((_tap_name(path), (str(path),)),)))
+            units.append(Unit(str(path), host, ((tap_name(path), (str(path),)),)))
     if taps:
         sets: dict[str, list[str]] = {}
         for name, file in taps:
@@ -120,15 +123,21 @@ def ingest(
     keep_packets: bool = False,
     formats: Mapping[str, str] | None = None,
     align: bool = False,
+    line_rate: int = 0,
+    every_gap: bool = False,
     cluster: str | None = None,
 ) -> Iterator[Ingested]:
     """Load units, as many at once as `jobs` (or as the Dask `cluster` has workers); yield each as it finishes.
 
     A unit that cannot be read is reported as failed and does not stop the others.
     """
+    options: dict[str, Any] = {
+        "detail": detail, "keep_packets": keep_packets, "formats": formats, "align": align, "line_rate": line_rate,
+        "every_gap": every_gap,
+    }  # fmt: skip
     if cluster is None and (jobs <= 1 or len(units) <= 1):
         for unit in units:
-            yield _try(unit, store, detail, keep_packets, formats, align)
+            yield _try(unit, store, options)
         return
     from pipelines.cluster import executor
 
@@ -138,17 +147,15 @@ def ingest(
         running: set[Future[Ingested]] = set()
         while waiting or running:
             while waiting and len(running) < (256 if cluster else 2 * jobs):
-                running.add(pool.submit(_try, waiting.pop(), store, detail, keep_packets, formats, align))
+                running.add(pool.submit(_try, waiting.pop(), store, options))
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 yield future.result()
 
 
-def _try(
-    unit: Unit, store: str, detail: Detail, keep_packets: bool, formats: Mapping[str, str] | None, align: bool
-) -> Ingested:
+def _try(unit: Unit, store: str, options: Mapping[str, Any]) -> Ingested:
     try:
-        return ingest_unit(unit, store, detail=detail, keep_packets=keep_packets, formats=formats, align=align)
+        return ingest_unit(unit, store, **options)
     except TailwatchError as error:
         return Ingested(unit.name, "failed", notes=(str(error),))
     except OSError as error:
@@ -163,6 +170,8 @@ def ingest_unit(
     keep_packets: bool = False,
     formats: Mapping[str, str] | None = None,
     align: bool = False,
+    line_rate: int = 0,
+    every_gap: bool = False,
 ) -> Ingested:
     """Load one unit into a store; does nothing if its content is there already.
 
@@ -176,6 +185,10 @@ def ingest_unit(
         Also write every packet to ``STORE/packets/``.
     align : bool
         Estimate how far the taps' clocks are apart (offset and drift) and take that off (reads captures twice).
+    line_rate : int
+        Of the links, bits a second: bursts are told against it (0: what a pcapng says of its interface).
+    every_gap : bool
+        Inter-arrival times of all flows, not only of feeds.
 
     Raises
     ------
@@ -186,6 +199,7 @@ def ingest_unit(
     """
     chosen = _detail(unit, detail)
     name = f"{unit.host}\0{unit.lab or unit.name}\0{chosen}{' aligned' if align else ''}"
+    name += f" at {line_rate}" * (line_rate > 0) + " gaps" * every_gap
     content = _content(unit.files)
     if loaded(store, name) == content:
         return Ingested(unit.name, "known", detail=chosen)
@@ -198,7 +212,9 @@ def ingest_unit(
             packets = damaged = 0
             hops: tuple[Hop, ...] = ()
         else:
-            packets, damaged, notes, hops = _captures(unit, store, load, chosen, keep_packets, formats, align)
+            packets, damaged, notes, hops = _captures(
+                unit, store, load, chosen, keep_packets, formats, align, line_rate, every_gap
+            )
         fresh = load.commit()
     return Ingested(unit.name, "loaded" if fresh else "known", load.rows, packets, damaged, chosen, notes, hops)
 
@@ -211,6 +227,8 @@ def _captures(
     keep_packets: bool,
     formats: Mapping[str, str] | None,
     align: bool,
+    line_rate: int,
+    every_gap: bool,
 ) -> tuple[int, int, tuple[str, ...], tuple[Hop, ...]]:
     """Analyse captures into `load`; return (packets, places of damage, notes, hops)."""
     from contextlib import ExitStack
@@ -246,8 +264,9 @@ def _captures(
                 writers[tap].write(packets)  # type: ignore[arg-type]
 
         for batch in wire_events(
-            captures, host=unit.host, formats=formats, clocks=clocks, detail=detail, report=report, tee=tee
-        ):
+            captures, host=unit.host, formats=formats, clocks=clocks, detail=detail, report=report, tee=tee,
+            line_rates=dict.fromkeys(captures, line_rate), every_gap=every_gap,
+        ):  # fmt: skip
             load.append(batch)
             if detail == "packets" and len(captures) > 1:
                 table.push(batch)
@@ -306,16 +325,26 @@ def _content(files: Iterable[str]) -> str:
     return hasher.hexdigest()
 
 
+def _rotated(source: str) -> tuple[str, ...]:
+    """The captures of a folder or glob, in the order of their first packets."""
+    from telemetry.capture.follow import Follow
+
+    files = Follow(source).files()
+    if not files:
+        raise InputError(f"{source}: expected lab runs or captures, found neither")
+    return tuple(files)
+
+
 def _there(path: Path) -> None:
     if not path.exists():
         raise InputError(f"{path}: expected a capture or a lab run, there is nothing")
     if not path.is_file():
-        raise InputError(f"{path}: expected a file (a pipe cannot be told from another, so not be loaded once)")
+        raise InputError(f"{path}: expected a file (a pipe can be loaded alone, as it comes)")
 
 
-def _tap_name(path: Path) -> str:
+def tap_name(source: str | Path) -> str:
     """A capture's tap by default: its file's name without endings."""
-    name = path.name
+    name = "stdin" if source == "-" else Path(source).name.strip("*?[]") or "capture"
     while True:
         for suffix in _SUFFIXES:
             if name.lower().endswith(suffix) and len(name) > len(suffix):

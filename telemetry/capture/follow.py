@@ -122,6 +122,10 @@ class Follow:
         if self._pipe is None and not one and not self._set:
             raise InputError(f"{self.source}: expected a capture, a folder of them, a glob or a pipe; there is nothing")
 
+    def files(self) -> list[str]:
+        """The captures that are there, in the order of their first packets (those without any come first)."""
+        return [f.path for f in self._list()]
+
     def position(self) -> dict[str, Any]:
         """Where reading stands, as JSON types: all packets handed out so far lie before. Empty for a pipe."""
         file = self._current

@@ -120,7 +120,7 @@ def test_mistakes_are_said(tmp_path: Path, args: list[str], words: str) -> None:
 
 
 def test_a_folder_without_runs_and_a_pipe_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="lab run"):
+    with pytest.raises(InputError, match="neither"):
         plan([str(tmp_path)], [], "h")
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
@@ -218,3 +218,36 @@ def test_windows_for_large_captures(tmp_path: Path) -> None:
     assert (each.detail, windowed.detail) == ("packets", "windows")
     counts = _all(tmp_path / "w", 'wire_packets{window="1ms"}')
     assert int(counts.value.sum()) == 2000
+
+
+def test_a_folder_or_glob_of_captures_is_one_rotated_set(tmp_path: Path) -> None:
+    ring, store = tmp_path / "ring", tmp_path / "s"
+    ring.mkdir()
+    _capture(ring / "b.pcap", first=1, count=30)
+    _capture(ring / "a.pcap", first=31, count=30, skip=(40,))
+    (ring / "notes.txt").write_text("dear diary")
+    for source in (ring, f"{ring}/*.pcap"):
+        (unit,) = plan([str(source)], [], "h")
+        assert [Path(f).name for f in unit.files] == ["b.pcap", "a.pcap"]
+    code, text = _run(ring, "--store", store)
+    assert (code, "59 packets" in text) == (0, True)
+    assert int(_all(store, "feed_gap_packets").value.sum()) == 1
+    assert _all(store, "feed_gap_packets").keys[0].label("tap") == "ring"
+
+
+def test_standard_input_and_what_is_still_written(tmp_path: Path) -> None:
+    capture, store = _capture(tmp_path / "day.pcap", skip=(30,)), tmp_path / "s"
+    argv = [sys.executable, "-m", "pipelines.cli", "ingest", "-", "--store", str(store), "--json", "--line-rate", "1G"]
+    done = subprocess.run(argv, input=capture.read_bytes(), capture_output=True, check=False)
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["packets"], told["events"]) == (0, 59, len(_all(store)))
+    assert _all(store, "burst_bytes").keys[0].label("tap") == "stdin"
+    grown, text = tmp_path / "g", ""
+    for _ in range(2):
+        code, text = _run(tmp_path / "day.pcap", "--follow", "0.1", "--store", grown, "--detail", "packets")
+    assert code == 0
+    assert int(_all(grown, "wire_packets").value.sum()) == 59
+    assert "packets" in text
+    code, text = _run(capture, tmp_path / "x", "--follow", "1", "--store", store)
+    assert (code, "goes in alone" in text) == (2, True)
+    assert _run(capture, "--line-rate", "fast", "--store", store)[0] == 2

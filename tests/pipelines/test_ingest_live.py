@@ -70,7 +70,7 @@ def test_killed_anywhere_no_packet_is_lost_or_counted_twice(tmp_path: Path) -> N
         with path.open("ab", buffering=0) as file:
             for at in range(24, len(whole), 4000):
                 file.write(whole[at : at + 4000])
-                time.sleep(0.03)
+                time.sleep(0.015)
 
     writer = threading.Thread(target=grow)
     writer.start()
