@@ -62,6 +62,8 @@ class CaptureIntake:
         """The captures can be read again (no pipe is among them)."""
         self.newest_ns: Nanos = 0
         self.finished = False
+        self.failed: TailwatchError | None = None
+        """Why a pipe was given up."""
         self._settings, self._trouble = settings, trouble
         self._store = Store(store, background=True, on_full="drop")  # of its own: order of arrival is the capture's
         self._stored_ns = self._store.last_seen_ns(self.host)
@@ -118,6 +120,7 @@ class CaptureIntake:
         except TailwatchError as error:
             self._trouble("capture", error)
             self._again = time.monotonic() + AGAIN_S
+            self.failed = None if self.durable else error
             self._restart()
 
     def _restart(self) -> None:

@@ -170,6 +170,8 @@ class Watcher:
         ------
         LeaseLost
             Another job took the partition over.
+        InputError
+            The pipe that was the only input is no capture.
         """
         self._catch_up()
         helpers: list[threading.Thread] = [self._delivery]
@@ -190,6 +192,8 @@ class Watcher:
             for helper in helpers:
                 helper.join(timeout=15)
             care.close()
+        if self.harvester is None and self.captures is not None and self.captures.failed is not None:
+            raise self.captures.failed
 
     def _loop(self, seconds: float | None, care: Care) -> None:
         period = self.harvester.tick_ns if self.harvester else SECOND // 10

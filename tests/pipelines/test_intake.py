@@ -245,3 +245,11 @@ def test_nothing_there_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("tailwatch: error: no.pcap")
     assert "Traceback" not in done.stderr
+
+
+def test_what_is_no_capture_on_a_pipe_is_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pipelines.cli", "watch", "--no-harvest", "--listen", "", "--capture", "-"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, input=b"garbage\n" * 9, capture_output=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(b"tailwatch: error: -: expected a capture")
