@@ -30,6 +30,7 @@ MOST = 8
 RING = MOST + 2
 _MARKS = ("warm", "since", "elevated", "firing", "said")
 CHOICES = np.array([0.0, 0.0] + [math.log10(math.comb(k + 2, k)) for k in range(2, MOST + 1)])
+_LEAST = np.array([0.0, 0.0] + [(1.0 - 1e-9) / (k * AGREE ** (k - 1)) for k in range(2, MOST + 1)])
 
 
 class Decision(NamedTuple):
@@ -54,19 +55,26 @@ class Policy(Protocol):
 def _evidence(ring, c, at, choices, ranked):  # type: ignore[no-untyped-def]
     """The best of k * AGREE^(k-1) * (k-th largest of the last k + 2 surprises) less the choices, k = 1..MOST."""
     best, weight = ring[at, c], 1.0
+    low = best  # what is not above it betters nothing: in a k-th place it says less than the last window alone
+    for k in range(2, MOST + 1):
+        low = min(low, (best + choices * CHOICES[k]) * _LEAST[k])
+    n = 0
     for back in range(RING):  # into `ranked`: the last windows, largest first
         v = ring[at - back if at >= back else at - back + RING, c]
-        j = back
-        while j > 0 and ranked[j - 1] < v:
-            ranked[j] = ranked[j - 1]
-            j -= 1
-        ranked[j] = v
+        if v > low:
+            j = n
+            while j > 0 and ranked[j - 1] < v:
+                ranked[j] = ranked[j - 1]
+                j -= 1
+            ranked[j] = v
+            n += 1
         k = back - 1
         if k >= 2:
             weight *= AGREE
-            e = k * weight * ranked[k - 1] - choices * CHOICES[k]
-            if e > best:
-                best = e
+            if n >= k:
+                e = k * weight * ranked[k - 1] - choices * CHOICES[k]
+                if e > best:
+                    best = e
     return best
 
 

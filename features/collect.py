@@ -10,8 +10,7 @@ sort brings each cell's values together, in arrival order.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +28,7 @@ _CELLS = 1 << 20  # at most so many (window, series) cells are sorted at once
 _POOL = 4  # buffers kept for reuse
 
 
-@dataclass(frozen=True, slots=True)
-class Cells:
+class Cells(NamedTuple):
     """Events of consecutive windows, cell by cell, in arrival order within a cell. Valid until the next ones are made.
 
     Parameters
@@ -183,6 +181,8 @@ class Log:
 
     def _parts(self, first: int, last: int) -> list[tuple[int, _Buffer]]:
         """Buffers that the windows `first` .. `last` reach, by step; the common overflow last (step -1)."""
+        if first == last == self._newest and self.reach == 1 and not self._overflow.n:  # as a live step has it
+            return [(first, self._hot[1])] if self._hot[1].n else []
         found = [(k, b) for k, b in self._older.items() if first - self.reach < k <= last]
         if self._newest is not None:
             hot = ((self._newest - 1, self._hot[0]), (self._newest, self._hot[1]))

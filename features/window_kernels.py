@@ -17,39 +17,46 @@ def fill(offset, values, bits, width, alive, born, want, level, exact, probs, sp
     """Fill out[w, s, :]. `want[f]` is the column of field f (count sum mean min max var std exceed) or -1."""
     found = np.empty(probs.shape[0])
     spread = want[5] >= 0 or want[6] >= 0
+    same = np.empty(out.shape[2], np.int64)  # columns that are the value itself where there is one
+    alike = 0
+    for f in (3, 4):
+        if want[f] >= 0:
+            same[alike] = want[f]
+            alike += 1
+    for p in range(probs.shape[0]):
+        same[alike] = spot[p]
+        alike += 1
+    others = want[0] >= 0 or want[1] >= 0 or want[2] >= 0 or want[7] >= 0
     for w in range(out.shape[0]):
         for s in range(width):
             a = offset[w * width + s]
             b = offset[w * width + s + 1]
             n = b - a
-            row = out[w, s]
             if n == 0:
                 if born[s] and alive[w, s]:
                     if want[0] >= 0:
-                        row[want[0]] = 0.0
+                        out[w, s, want[0]] = 0.0
                     if want[1] >= 0:
-                        row[want[1]] = 0.0
+                        out[w, s, want[1]] = 0.0
                     if want[7] >= 0:
-                        row[want[7]] = 0.0
+                        out[w, s, want[7]] = 0.0
                 continue
             born[s] = True
             if n == 1:  # as of a gauge: everything is the value
                 x = values[a]
-                if want[0] >= 0:
-                    row[want[0]] = 1.0
-                if want[1] >= 0:
-                    row[want[1]] = 0.0 + x
-                if want[2] >= 0:
-                    row[want[2]] = min(max(0.0 + x, x), x)
-                if want[3] >= 0:
-                    row[want[3]] = x
-                if want[4] >= 0:
-                    row[want[4]] = x
-                if want[7] >= 0:
-                    row[want[7]] = 1.0 if x > level else 0.0
-                for p in range(probs.shape[0]):
-                    row[spot[p]] = x
+                for k in range(alike):
+                    out[w, s, same[k]] = x
+                if others:
+                    if want[0] >= 0:
+                        out[w, s, want[0]] = 1.0
+                    if want[1] >= 0:
+                        out[w, s, want[1]] = 0.0 + x
+                    if want[2] >= 0:
+                        out[w, s, want[2]] = min(max(0.0 + x, x), x)
+                    if want[7] >= 0:
+                        out[w, s, want[7]] = 1.0 if x > level else 0.0
                 continue
+            row = out[w, s]
             v = values[a:b]
             total = 0.0
             low = v[0]
