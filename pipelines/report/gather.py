@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from detectors.evidence import Waterfall
+from detectors.evidence import waterfall as waterfall_of
 from telemetry.source import Source
 from telemetry.types import Float64, Incident, Int64, Nanos, SeriesKey
 
-__all__ = ["Around", "Hop", "gather", "hops", "irq_heat", "waterfall"]
+__all__ = ["Around", "Balance", "Hop", "balance", "gather", "hops", "irq_heat", "waterfall"]
 
 BEFORE_NS = 20_000_000_000
 AFTER_NS = 10_000_000_000
@@ -135,6 +137,62 @@ def _total(
         else:
             before, during = before + float(a.sum()), during + float(b.sum())
     return name, before / spans[0], during / spans[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """Messages of the feeds on their way, and what the host's own counters say it dropped meanwhile.
+
+    `drops` counts all traffic of the host, so it may explain more than was lost; what it leaves `unexplained` is in no
+    counter (a firewall drops without one).
+    """
+
+    path: Waterfall
+    drops: dict[str, int]
+    unexplained: int
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        steps = " > ".join(f"{s} {n:,}" for s, n in zip(self.path.stages, self.path.counts, strict=True))
+        lost = f"most is lost at {self.path.at}" if self.path.at else "nothing is lost"
+        told = ", ".join(f"{n:,} {name}" for name, n in self.drops.items()) or "none"
+        rest = f"{self.unexplained:,} are in no counter (a firewall?)" if self.unexplained else "it adds up"
+        return f"{steps}: {lost}; dropped by the host: {told}; {rest}"
+
+
+def balance(around: Around) -> Balance | None:
+    """Does the waterfall add up: from tap to tap to the application; None without captures and application records."""
+    taps = sorted({k.label("tap") for k in around.matching("feed_packets")})
+    first = {k.label("from") for k in around.matching("wire_lost_packets") if k.label("flow").startswith("udp")}
+    taps.sort(key=lambda t: t not in first)
+    counts = {f"tap {t}": round(sum(_since(around, k) for k in around.matching("feed_packets", tap=t))) for t in taps}
+    handed = around.matching("app_latency_ns", stage="kernel_to_user")
+    if not counts or not handed:
+        return None
+    counts["application"] = sum(int((around.series[k][0] >= around.onset_ns).sum()) for k in handed)
+
+    def host(metric: str) -> int:
+        return round(sum(_since(around, k) for k in around.matching(metric)))
+
+    drops = {
+        "in sockets": host("netstat_Udp_RcvbufErrors_total"),
+        "in softirq backlogs": host("softnet_dropped_total"),
+    }
+    path = waterfall_of(counts, drops.values())
+    inside = sum(path.lost[len(taps) - 1 :])
+    slack = max(5, round(0.0005 * max(counts.values())))
+    missing = inside - sum(drops.values())
+    return Balance(path, {name: n for name, n in drops.items() if n}, missing if missing > slack else 0)
+
+
+def _since(around: Around, key: SeriesKey) -> float:
+    """What came from the onset to the end of the picture (what waited has been handed on by then)."""
+    t, v = around.series[key]
+    first = int(np.searchsorted(t, around.onset_ns))
+    if key.metric.endswith("_total"):
+        return float(np.clip(np.diff(v[max(0, first - 1) :]), 0, None).sum())
+    return float(v[first:].sum())
 
 
 def irq_heat(around: Around) -> tuple[list[str], list[str], Float64]:

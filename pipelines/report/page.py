@@ -11,7 +11,7 @@ import numpy as np
 
 from detectors.signature import load_catalogue
 from pipelines.plots import series_png
-from pipelines.report.gather import Around, gather, hops, irq_heat, waterfall
+from pipelines.report.gather import Around, balance, gather, hops, irq_heat, waterfall
 from telemetry.labels import format_time
 from telemetry.source import Source
 from telemetry.types import Alert, Incident, SeriesKey
@@ -60,6 +60,7 @@ def _view(incident: Incident, source: Source | None) -> dict[str, Any]:
         "pictures": [],
         "hops": [],
         "waterfall": [],
+        "balance": "",
         "heat": None,
         "tail": None,
     }
@@ -69,6 +70,8 @@ def _view(incident: Incident, source: Source | None) -> dict[str, Any]:
     view["pictures"] = _pictures(incident, around)
     view["hops"] = hops(around)
     view["waterfall"] = waterfall(around)
+    balanced = balance(around)
+    view["balance"] = balanced.text if balanced is not None else ""
     names, cpus, grid = irq_heat(around)
     if grid.size:
         view["heat"] = _heat_png(names, [f"cpu{c}" for c in cpus], grid, "interrupts: log2(while / before)")
@@ -97,9 +100,10 @@ def _pictures(incident: Incident, around: Around) -> list[tuple[str, bytes]]:
         positive = v[v > 0]
         wide = len(positive) > 2 and float(positive.max()) > 30 * float(np.median(positive))
         plain = a.column in ("rate", "last", "mean", "p50", "p99", "max", "min")
-        level = np.full(len(t), a.expected) if plain and a.expected == a.expected else None
+        level, lo, hi = (np.full(len(t), x) if plain and x == x else None for x in (a.expected, a.lo, a.hi))
         png = series_png(
-            t, v, f"{key} ({a.column})"[:110], unit=unit, expected=level, onset_ns=incident.onset_ns, log=wide
+            t, v, f"{key} ({a.column})"[:110], unit=unit, expected=level, lo=lo, hi=hi, onset_ns=incident.onset_ns,
+            log=wide,
         )  # fmt: skip
         out.append((str(key), png))
     return out

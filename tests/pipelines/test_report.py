@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.report.gather import gather, hops, irq_heat, waterfall
+from pipelines.report.gather import balance, gather, hops, irq_heat, waterfall
 from pipelines.report.page import render
 from telemetry.source import ArraySource
 from telemetry.types import Alert, Cause, Change, Events, Incident, SeriesKey
@@ -58,6 +58,31 @@ def test_the_figures_are_those_of_the_series(source: ArraySource, incident: Inci
     names, cpus, grid = irq_heat(around)
     assert (names, cpus) == (["LOC"], ["1"])
     assert grid[0, 0] == pytest.approx(np.log2(2501 / 251), abs=0.01)
+
+
+def test_the_balance_is_exact_and_says_what_no_counter_tells(incident: Incident) -> None:
+    """1,200 messages between the taps, 900 read: the socket's counter moved in the window that spans the onset."""
+    n = 600
+    t = START + np.arange(n) * SECOND // 10
+    after, zero = np.arange(n) >= 300, np.zeros(n, np.int64)
+
+    def feed(tap: str) -> Events:
+        key = SeriesKey.of("h", "feed_packets", feed="239.1.1.1:1", tap=tap)
+        return Events((key,), zero, t, t, np.where(after, 4.0, 3.0))
+
+    handed = SeriesKey.of("h", "app_latency_ns", process="strat", stage="kernel_to_user")
+    read = np.repeat(t, 3)
+    app = Events((handed,), np.zeros(len(read), np.int64), read, read, np.ones(len(read)))
+    drops = SeriesKey.of("h", "netstat_Udp_RcvbufErrors_total", netns="trd")
+    for told, unexplained in ((300, 0), (260, 40)):
+        counted = Events((drops,), zero, t, t, np.where(after, told, 0).astype(np.int64))
+        found = balance(gather(ArraySource(feed("a"), feed("b"), app, counted), incident))
+        assert found is not None
+        assert found.path.lost == (0, 300)
+        assert found.drops == {"in sockets": told}
+        assert found.unexplained == unexplained
+        assert ("it adds up" in found.text) is (unexplained == 0)
+    assert balance(gather(ArraySource(app), incident)) is None, "without captures there is nothing to balance"
 
 
 def test_hostile_values_are_escaped_and_nothing_is_fetched(source: ArraySource, incident: Incident) -> None:
