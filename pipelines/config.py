@@ -25,7 +25,7 @@ class Harvest(Struct, frozen=True):
     that describe a log to follow or a record in shared memory, `scrape` exporters' URLs. While the file `trigger` was
     touched less than `trigger_s` ago (or, in `watch`, an incident is open), costly files are read once a second too.
     `push` is a collector's URL, `listen` where to take in what others push (loopback, unless there are a token and a
-    certificate); `token_file` serves both, `tls_ca` are the certificates that a pushing host trusts (default: the
+    certificate); `token_file` serves both, `tls_ca` are the certificates that pushing and scraping trust (default: the
     system's). `publish` is a URI to which the store is copied each minute; `collect` are stores, or folders of them, by
     path or URI, out of which what is new is copied every `collect_s`.
     """

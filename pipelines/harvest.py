@@ -356,7 +356,7 @@ def followers(settings: Harvest, host: str) -> list[Follower]:
     """
     out: list[Follower] = [LogFollower(read_log_spec(path), host) for path in settings.logs]
     out += [RecordReader(read_record_spec(path), host) for path in settings.records]
-    out += [Scraper(url, host, every_s=settings.scrape_s) for url in settings.scrape]
+    out += [Scraper(url, host, every_s=settings.scrape_s, ca=settings.tls_ca) for url in settings.scrape]
     if settings.kernel:
         out.append(TracerReader(settings.root, host))
     return out
@@ -449,7 +449,7 @@ def copy(
     prometheus: str | None,
     query: str,
     metric: str,
-    token: str,
+    settings: Harvest,
     from_time: str | None,
     to_time: str | None,
     as_json: bool,
@@ -466,10 +466,11 @@ def copy(
             samples, bad = import_file(store, path, host)
             said.append({"from": path, "samples": samples, "bad": bad})
         if prometheus:
+            token = read_token(settings.token_file)
             lo, hi = time_range(from_time, to_time)
             hi = time.time_ns() if hi == END else hi
             lo = hi - 3600 * SECOND if lo == BEGINNING else lo
-            source = PrometheusSource(prometheus, query, name=metric, host=host, token=token)
+            source = PrometheusSource(prometheus, query, name=metric, host=host, token=token, ca=settings.tls_ca)
             with counter(f"copying from {prometheus}", "samples") as tell:
                 samples = backfill(store, source, lo, hi, tell)
             said.append({"from": prometheus, "samples": samples, "bad": source.bad})

@@ -16,7 +16,7 @@ from telemetry.host.config import ConfigWatch
 from telemetry.host.incident import IncidentTier
 from telemetry.host.processes import ProcessWatch
 from telemetry.host.tier import Tier
-from telemetry.procfs import cgroup_set, namespace_set, online_cpus, standard_set
+from telemetry.procfs import Devices, cgroup_set, namespace_set, online_cpus, standard_set
 from telemetry.types import Events, Int64, Nanos, SeriesKey
 
 __all__ = ["Follower", "Harvester", "Joiner"]
@@ -153,9 +153,9 @@ class Harvester:
         per_second = max(hz, fast_hz)
         self._slow_every = max(1, round(per_second))
         self._look_every = max(1, round(per_second))
-        self._tick = 0
+        self._tick = self._looks = 0
         whole = standard_set(self.root, host)
-        own = namespace_set(self.root, host, "proc/net", devices=True)
+        own = namespace_set(self.root, host, "proc/net")
         fast = [*whole.fast, *own.fast]
         self._fast = Tier(fast if self.fast_hz > hz else [])
         self._own = _Own(host)
@@ -164,6 +164,7 @@ class Harvester:
         for pattern in processes:
             if pattern.startswith("cgroup:") and pattern != "cgroup:":
                 self._base.replace(cgroup_set(self.root, host, pattern[7:]).base)
+        self._devices = Devices(self.root, host)
         self._watch = ProcessWatch(self.root, host, processes, namespaces=namespaces)
         self._config = ConfigWatch(self.root, host, boot_id)
         self._incident = IncidentTier(self.root, host, self._watch, trigger, trigger_s)
@@ -238,11 +239,15 @@ class Harvester:
             follower.close()
 
     def _look(self) -> None:
-        """Once a second: who came, who went, what can be read now that could not before."""
-        came, gone = self._watch.look()
+        """Once a second: who came, who went, what can be read now that could not before; each tenth, new devices."""
         fast = self._fast if self.fast_hz > self.hz else self._base
-        fast.replace(came.fast, gone.fast)
-        self._base.replace(came.base, gone.base)
-        self._slow.replace(came.slow, gone.slow)
+        looks = [self._watch.look()]
+        if self._looks % 10 == 0:
+            looks.append(self._devices.look())
+        self._looks += 1
+        for came, gone in looks:
+            fast.replace(came.fast, gone.fast)
+            self._base.replace(came.base, gone.base)
+            self._slow.replace(came.slow, gone.slow)
         for tier in self._tiers:
             tier.retry()

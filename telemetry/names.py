@@ -57,8 +57,19 @@ _PLAIN = {
     "node_disk_io_now": ("disk_inflight", 1),
     "node_disk_flush_requests_total": ("disk_flushes_total", 1),
     "node_disk_flush_requests_time_seconds_total": ("disk_flush_ms_total", 1000),
+    "node_cpu_scaling_frequency_hertz": ("cpu_frequency_hz", 1),
+    "node_network_mtu_bytes": ("config_nic_mtu", 1),
     "node_qdisc_backlog": ("qdisc_backlog_bytes", 1),
     "node_qdisc_drops_total": ("qdisc_drops_total", 1),
+}
+_CLOCK: dict[str, tuple[str, float]] = {
+    "node_timex_offset_seconds": ("clock_offset_ns", 1e9),
+    "node_timex_maxerror_seconds": ("clock_max_error_ns", 1e9),
+    "node_timex_tai_offset_seconds": ("clock_tai_offset_s", 1),
+}
+_EDAC = {
+    "node_edac_correctable_errors_total": "edac_ce_errors_total",
+    "node_edac_uncorrectable_errors_total": "edac_ue_errors_total",
 }
 _PRESSURE = {
     "cpu_waiting": ("cpu", "some"),
@@ -107,9 +118,15 @@ def _ours(name: str, labels: dict[str, str]) -> tuple[str | None, float]:
         labels.pop("info", None)
         labels |= {"irq": irq} | ({"name": devices} if irq.isdigit() and devices else {})
         return "irq_total", 1
-    if name == "node_timex_offset_seconds":
+    if name in _CLOCK:
         labels["source"] = "kernel"
-        return "clock_offset_ns", 1e9
+        return _CLOCK[name]
+    if name in _EDAC:
+        labels["mc"] = labels.pop("controller", "")
+        return _EDAC[name], 1
+    if name == "node_buddyinfo_blocks":
+        labels["order"] = labels.pop("size", "")
+        return "buddy_free_blocks", 1
     if m := re.fullmatch(r"node_pressure_(\w+)_seconds_total", name):
         if m[1] in _PRESSURE:
             labels["resource"], labels["kind"] = _PRESSURE[m[1]]

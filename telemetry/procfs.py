@@ -7,6 +7,7 @@ Rates: *fast* (100 Hz) is what changes within a stall and is cheap; *base* (10 H
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from telemetry.host.queues import queue_stats
 from telemetry.host.sources import HostSource, TextFile
 from telemetry.host.udp import UdpSockets
 
-__all__ = ["Set", "cgroup_set", "cpu_list", "mask_of", "namespace_set", "online_cpus", "standard_set"]
+__all__ = ["Devices", "Set", "cgroup_set", "cpu_list", "mask_of", "namespace_set", "online_cpus", "standard_set"]
 
 
 class Set(NamedTuple):
@@ -116,14 +117,61 @@ def standard_set(root: str | Path, host: str) -> Set:
     for zone in sorted((sys / "class/thermal").glob("thermal_zone[0-9]*")):
         label = {"zone": zone.name[12:], "type": _word(zone / "type")}
         slow.append(table(zone / "temp", tables.single("thermal_millicelsius", label)))
-    for path in sorted((root / "var/run/dpdk").glob("*/dpdk_telemetry.v2")):
-        slow.append(DpdkPorts(path, host))
-    for clock in sorted((sys / "class/ptp").glob("ptp[0-9]*")):
-        slow.append(HardwareClock(root, host, clock.name, KernelClock(host).tai_s))
     if root == Path("/"):  # what has no file: the kernel that runs us
         base.append(qdiscs(host))
         slow += [KernelClock(host), Chrony(host), Ptp4l(host)]
     return Set(fast, base, slow)
+
+
+class Devices:
+    """What may be plugged in while we run: NICs, hardware clocks, programs that speak DPDK."""
+
+    def __init__(self, root: str | Path, host: str) -> None:
+        self._root, self._host = Path(root), host
+        self._live = self._root == Path("/")
+        self._queues = queue_stats(host)
+        self._found: dict[Path, Set] = {}
+        self._looked = False
+
+    def look(self) -> tuple[Set, Set]:
+        """Return the sources that came and that went since the last look."""
+        came, gone = Set([], [], []), Set([], [], [])
+        if self._live and not self._looked:
+            came.base.append(self._queues)
+        self._looked = True
+        now = set(self._places())
+        for path in sorted(now - self._found.keys()):
+            self._found[path] = self._sources(path)
+            for mine, other in zip(came, self._found[path], strict=True):
+                mine.extend(other)
+        for path in sorted(self._found.keys() - now):
+            for mine, other in zip(gone, self._found.pop(path), strict=True):
+                mine.extend(other)
+        return came, gone
+
+    def _places(self) -> Iterator[Path]:
+        for device in (self._root / "sys/class/net").glob("*"):
+            if device.name != "lo" and (device / "statistics").is_dir():
+                yield device
+        yield from (self._root / "sys/class/ptp").glob("ptp[0-9]*")
+        yield from (self._root / "var/run/dpdk").glob("*/dpdk_telemetry.v2")
+
+    def _sources(self, path: Path) -> Set:
+        if path.parent.name == "ptp":
+            return Set([], [], [HardwareClock(self._root, self._host, path.name, KernelClock(self._host).tai_s)])
+        if path.name == "dpdk_telemetry.v2":
+            return Set([], [], [DpdkPorts(path, self._host)])
+        out = Set([], [], [])
+        label = {"device": path.name}
+        hardware = (path / "device").exists()  # of the others these never move
+        for name in ("rx_missed_errors", "rx_crc_errors", "rx_over_errors", "rx_nohandler") if hardware else ():
+            metric = "nic_rx_missed_total" if name == "rx_missed_errors" else f"nic_{name}_total"
+            out.base.append(TextFile(path / "statistics" / name, self._host, tables.single(metric, label)))
+        changes = tables.single("nic_carrier_changes_total", label)
+        out.slow.append(TextFile(path / "carrier_changes", self._host, changes))
+        if hardware and self._live:
+            out.slow.append(DriverStats(path.name, self._host, lambda: self._queues.keys))
+        return out
 
 
 def cgroup_set(root: str | Path, host: str, path: str) -> Set:
@@ -138,8 +186,8 @@ def cgroup_set(root: str | Path, host: str, path: str) -> Set:
     return Set([], base, [])
 
 
-def namespace_set(root: str | Path, host: str, net: str, netns: str = "", *, devices: bool = False) -> Set:
-    """Sources of one network namespace.
+def namespace_set(root: str | Path, host: str, net: str, netns: str = "") -> Set:
+    """Tables of one network namespace. What /sys says of devices it says of our own only: see `Devices`.
 
     Parameters
     ----------
@@ -147,8 +195,6 @@ def namespace_set(root: str | Path, host: str, net: str, netns: str = "", *, dev
         Folder of its tables within `root` (``proc/net`` or ``proc/PID/net``).
     netns : str
         The label; empty for the host's own.
-    devices : bool
-        Also read devices from /sys, which shows those of our own namespace only.
     """
     root = Path(root)
     folder = root / net
@@ -159,26 +205,8 @@ def namespace_set(root: str | Path, host: str, net: str, netns: str = "", *, dev
         TextFile(folder / "dev", host, tables.net_dev(netns)),
         TextFile(folder / "sockstat", host, tables.sockstat(netns)),
     ]
-    slow: list[HostSource] = []
-    live = root == Path("/")
-    queues = queue_stats(host)
-    if devices and live:
-        base.append(queues)
-    if devices:
-        for device in sorted((root / "sys/class/net").glob("*")):
-            if device.name == "lo" or not (device / "statistics").is_dir():
-                continue
-            label = {"device": device.name, "netns": netns}
-            hardware = (device / "device").exists()  # of the others these never move
-            for name in ("rx_missed_errors", "rx_crc_errors", "rx_over_errors", "rx_nohandler") if hardware else ():
-                path = device / "statistics" / name
-                metric = "nic_rx_missed_total" if name == "rx_missed_errors" else f"nic_{name}_total"
-                base.append(TextFile(path, host, tables.single(metric, label)))
-            slow.append(TextFile(device / "carrier_changes", host, tables.single("nic_carrier_changes_total", label)))
-            if hardware and live:
-                slow.append(DriverStats(device.name, host, lambda: queues.keys))
     fast: list[HostSource] = [UdpSockets(folder / "udp", host, netns)]
-    return Set(fast, base, slow)
+    return Set(fast, base, [])
 
 
 def _word(path: Path) -> str:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from telemetry.errors import ConfigError, InputError, TailwatchError
+from telemetry.prometheus import trusted
 from telemetry.remote import decode, encode
 from telemetry.store import Store
 from telemetry.types import Events, Nanos
@@ -70,7 +71,7 @@ class Sender:
             raise ConfigError(f"push: expected http://HOST:PORT or https://HOST:PORT, got {url!r}")
         if token and where.scheme == "http" and where.hostname not in LOOPBACK:
             raise ConfigError(f"push: {url}: a token would be sent in the clear; expected https")
-        self._ca = _certificates(ca) if where.scheme == "https" else True
+        self._trusted = trusted(str(ca))
         self._client: Any = None
         self._root = Path(store)
         self._url = url.rstrip("/") + "/v1/metrics"
@@ -129,7 +130,7 @@ class Sender:
         import httpx
 
         if self._client is None:
-            self._client = httpx.Client(timeout=30, verify=self._ca, follow_redirects=False)
+            self._client = httpx.Client(timeout=30, verify=self._trusted, follow_redirects=False)
         headers = {"Content-Type": "application/x-protobuf", "Content-Encoding": "gzip"}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
@@ -310,13 +311,6 @@ class _Server(http.server.ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A connection that breaks off, or whose hands are not ours to shake, is its sender's to mend."""
-
-
-def _certificates(ca: str | Path) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=str(ca) or None)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"push: {ca}: not certificates: {error}") from None
 
 
 def _last_seen(batch: Events) -> dict[str, Nanos]:

@@ -53,10 +53,12 @@ __all__ = ["command"]
 @click.option("--trigger-s", type=click.FloatRange(min=1), help="Seconds that a touch lasts.  [default: 300]")
 @click.option("--push", help="Also send everything to a collector that listens (URL; OTLP over HTTP).")
 @click.option("--listen", help="Also take in what other hosts push (HOST:PORT; beyond loopback: token and TLS).")
-@click.option("--token-file", type=click.Path(), help="Secret that --push sends and --listen asks for.")
+@click.option("--token-file", type=click.Path(), help="Secret that --push and --prometheus send and --listen asks for.")
 @click.option("--tls-cert", type=click.Path(), help="Certificate (chain) of --listen, PEM.")
 @click.option("--tls-key", type=click.Path(), help="Its key, if not in the same file.")
-@click.option("--tls-ca", type=click.Path(), help="Certificates that --push trusts (default: the system's).")
+@click.option(
+    "--tls-ca", type=click.Path(), help="Certificates that push, scrape and prometheus trust, not the system's."
+)
 @click.option("--publish", help="Also copy the store each minute to this place (s3://..., gs://..., file:///...).")
 @click.option(
     "--collect",
@@ -117,7 +119,7 @@ def command(
     import msgspec
 
     from pipelines.config import load
-    from pipelines.harvest import copy, harvest, links, make_harvester, pin, read_token, stop_signals
+    from pipelines.harvest import copy, harvest, links, make_harvester, pin, stop_signals
     from pipelines.ui import counter
     from telemetry.store import Store
 
@@ -127,8 +129,7 @@ def command(
     where = store_path or config.store
     name = settings.host or socket.gethostname()
     if imports or prometheus:
-        token = read_token(settings.token_file)
-        click.echo(copy(where, name, imports, prometheus, query, metric, token, from_time, to_time, as_json))
+        click.echo(copy(where, name, imports, prometheus, query, metric, settings, from_time, to_time, as_json))
         return
     cpus = pin(settings.root)
     with ExitStack() as stack:

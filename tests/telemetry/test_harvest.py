@@ -220,6 +220,26 @@ def test_a_namespace_outlives_the_process_it_was_read_through(tree: Path) -> Non
     assert not [name for name in h.missing if "/500" in name]
 
 
+def test_a_nic_and_a_clock_are_plugged_in_and_out(tree: Path) -> None:
+    h = harvester(tree, hz=1)
+    series = 'nic_rx_missed_total{host="h",device="ens2"}'
+    assert series not in values(h.sample())
+    shutil.copytree(tree / "sys/class/net/ens1f0", tree / "sys/class/net/ens2", symlinks=True)
+    (tree / "sys/class/ptp/ptp0").mkdir(parents=True)
+    for _ in range(11):
+        got = values(h.sample())
+    assert got[series] == 17
+    assert got['nic_carrier_changes_total{host="h",device="ens2"}'] == 4
+    assert "/dev/ptp0" in h.missing  # it cannot be opened here, and that is said
+    shutil.rmtree(tree / "sys/class/net/ens2")
+    shutil.rmtree(tree / "sys/class/ptp")
+    for _ in range(11):
+        got = values(h.sample())
+    assert series not in got
+    assert "/dev/ptp0" not in h.missing
+    assert got['nic_rx_missed_total{host="h",device="ens1f0"}'] == 17
+
+
 def test_malformed_files_are_named_and_nothing_else_is_lost(tree: Path) -> None:
     (tree / "proc/softirqs").write_text("what is this\n")
     (tree / "proc/net/snmp").write_text("Ip: A B C\nIp: 1 2\n")

@@ -41,6 +41,9 @@ node_schedstat_waiting_seconds_total{cpu="0"} 0.000987654
 node_vmstat_pgfault 123456
 node_memory_MemFree_bytes 3.2e+10
 node_disk_read_bytes_total{device="sda"} 10240
+node_timex_maxerror_seconds 0.016
+node_edac_correctable_errors_total{controller="0"} 4
+node_buddyinfo_blocks{node="0",size="3",zone="Normal"} 12
 node_timex_offset_seconds -1.5e-06
 node_nf_conntrack_entries 18
 node_scrape_collector_duration_seconds{collector="arp"} 0.25
@@ -62,6 +65,9 @@ OURS = {
     'meminfo_MemFree_bytes{host="h"}': 3.2e10,
     'disk_read_sectors_total{host="h",device="sda"}': 20,
     'clock_offset_ns{host="h",source="kernel"}': -1500.0,
+    'clock_max_error_ns{host="h",source="kernel"}': 16_000_000.0,
+    'edac_ce_errors_total{host="h",mc="0"}': 4,
+    'buddy_free_blocks{host="h",node="0",order="3",zone="Normal"}': 12.0,
     'conntrack_entries{host="h"}': 18,
     'node_scrape_collector_duration_seconds{host="h",collector="arp"}': 0.25,
     'go_gc_duration_seconds_sum{host="h"}': 1.5,

@@ -277,7 +277,7 @@ def test_only_loopback_without_token_and_certificate(tmp_path: Path, certificate
     [
         ("collector:4318", {}, "expected http"),
         ("http://collector:4318", {"token": "t"}, "in the clear"),
-        ("https://collector:4318", {"ca": "no-such.pem"}, "not certificates"),
+        ("https://collector:4318", {"ca": "no-such.pem"}, "expected certificates"),
     ],
 )
 def test_senders_that_are_not_to_be(tmp_path: Path, to: str, options: dict[str, str], said: str) -> None:
