@@ -70,6 +70,15 @@ class Detector:
             model.align(panel.keys)
             model.fit(panel)
 
+    def rewind(self, features: FeatureBuilder) -> None:
+        """Keep what the models learnt; forget windows, the watermark and what the policy said.
+
+        For a detector that was trained beyond the point from which it is to score: with the watermark of its training,
+        everything up to there would be late. `features` are fresh ones of the same spec.
+        """
+        self.features = features
+        self._lanes = {window_ns: (model, self._make_policy()) for window_ns, (model, _) in self._lanes.items()}
+
     def model(self, window_ns: Nanos) -> Model:
         """The model of a window length (made when first asked for)."""
         return self._lane(window_ns)[0]

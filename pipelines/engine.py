@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from detectors.build import build
 from detectors.detector import Detector
 from detectors.incidents import Grouper
 from detectors.policy import Decision
@@ -262,13 +263,20 @@ class Engine:
         return dict(self.offsets)
 
     def unwarmed(self) -> list[tuple[str, Detector]]:
-        """Detectors of hosts with a history that the checkpoint does not know (new champions): (host, detector)."""
-        return [
+        """Detectors of hosts with a history that the checkpoint does not know (new champions): (host, detector).
+
+        One that was trained on what is not scored yet is rewound, or it would take that for late.
+        """
+        new = [
             (host, d)
             for host in sorted(self.offsets)
             for d in (*self.detectors(host), *self._shadows[host])
             if id(d) not in self._restored
         ]
+        for host, d in new:
+            if d.watermark_ns > self.offsets[host]:
+                d.rewind(build(d.spec).features)
+        return new
 
     def warm(self, detector: Detector, batches: Iterable[Events]) -> None:
         """Replay history silently: what it would have said is dropped, up to the committed offset."""
