@@ -93,12 +93,27 @@ def rank_facts(signatures: Sequence[Signature], facts: Facts) -> tuple[Cause, ..
             )  # fmt: skip
     causes.sort(key=lambda c: (-c.confidence, c.kind))
     left = max(0.0, 1.0 - sum(c.confidence for c in causes))
-    unknown = Cause("unknown", "no signature explains all of this", round(left, 3), "", (), tuple(doubts))
+    moved = _whatever(signatures, by)
+    unknown = Cause("unknown", "no signature explains all of this", round(left, 3), "", moved, tuple(doubts))
     # doubt about the measurement lowers what is said, and does not make another answer likelier
     undoubted = 1.0 - sum(c.confidence for c in causes) / factor
     at = next((i for i, c in enumerate(causes) if c.confidence / factor < undoubted), len(causes))
     causes.insert(at, unknown)
     return tuple(causes)
+
+
+def _whatever(signatures: Sequence[Signature], by: Mapping[tuple[int, int], list[Track]]) -> tuple[str, ...]:
+    """What deviates, whichever signature asked for it: an answer of ``unknown`` comes with its evidence."""
+    told: dict[str, tuple[float, str]] = {}
+    for (s, i), tracks in sorted(by.items()):
+        item = signatures[s].evidence[i]
+        seen = [t for t in tracks if t.held_ns and shaped(t, item)]
+        if seen:
+            size = max(t.count for t in seen) + (1000.0 if signatures[s].kind == "unknown" else 0.0)
+            channel = f"{max(seen, key=lambda t: (t.total, str(t.series))).series}"
+            told[channel] = max(told.get(channel, (0.0, "")), (size, say(item, seen)))
+    best = sorted(told.values(), key=lambda x: (-x[0], x[1]))
+    return tuple(dict.fromkeys(text for _, text in best[: 2 * MOST_NAMED]))[:MOST_NAMED]
 
 
 def _score(

@@ -280,3 +280,26 @@ def test_fused_continues_from_a_snapshot() -> None:
     got += second.push(whole[cut:])[1]
     assert repr(got) == repr(expected)
     assert expected
+
+
+@pytest.mark.parametrize(
+    ("quality", "level", "why"),
+    [
+        ('sampler_late_ns{}', pulses(1e5, 4e7, 9), "the sampler was late"),
+        ('capture_drops{tap="trd"}', pulses(0, 50, 9), "the capture dropped packets"),
+        ('clock_offset_ns{source="chrony"}', pulses(1e3, -4e5, 9), "a clock was off"),
+    ],
+)  # fmt: skip
+def test_poor_measurement_lowers_confidence_from_the_events_on(quality: str, level: Level, why: str) -> None:
+    sure = incidents(FAULTS["udp_overflow"])[0]
+    unsure = incidents({**FAULTS["udp_overflow"], quality: level})[0]
+    assert sure.kind == unsure.kind == "udp_overflow"
+    assert unsure.causes[0].confidence < sure.causes[0].confidence
+    assert why in unsure.causes[0].against
+
+
+def test_unknown_comes_with_its_evidence() -> None:
+    (found,) = incidents({'app_latency_ns{process="risk",stage="check"}': step(1e5, 9e6)})
+    assert found.kind == "unknown"
+    assert "latency rose for long" in found.causes[0].because[0]
+    assert "risk" in found.title
