@@ -29,7 +29,7 @@ from pipelines.state import SHADOW, Checkpoint, StateDB
 from telemetry.errors import StoreError
 from telemetry.types import Alert, Events, IncidentChange, Nanos, Panel, Scores, Snapshot
 
-__all__ = ["Engine", "Step"]
+__all__ = ["Engine", "Memory", "Step"]
 
 NEVER = -(2**62)
 log = logging.getLogger("tailwatch.engine")
@@ -42,6 +42,19 @@ class Step:
     alerts: list[Alert]
     changes: list[IncidentChange]
     watermark_ns: Nanos
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """All memory of an engine at one moment; its own copy."""
+
+    path: Path
+    snapshots: Mapping[str, Snapshot]
+    meta: Mapping[str, Any]
+
+    def write(self) -> str:
+        """Write the file, durably; its digest. Any thread may do this."""
+        return save_snapshots(self.path, dict(self.snapshots))
 
 
 class Engine:
@@ -184,29 +197,37 @@ class Engine:
 
     def checkpoint(self, now_ns: Nanos = 0) -> Checkpoint:
         """Commit what waits, save all memory to a new file and point at it; the file before it stays, older ones go."""
+        memory = self.memory(now_ns)
+        return self.point_at(memory, memory.write())
+
+    def memory(self, now_ns: Nanos = 0) -> Memory:
+        """Commit what waits; a copy of all memory as it is now, to be written while work goes on."""
         self.commit(now_ns)
         snapshots = {f"{host}\x1f{d.spec.name}": d.snapshot() for host, lane in self._lanes.items() for d in lane}
         dark = self._shadows.items()
         snapshots |= {f"{host}\x1f{d.spec.name}\x1f{SHADOW}": d.snapshot() for host, lane in dark for d in lane}
         snapshots["grouper"] = Snapshot({}, self._grouper.snapshot())
         snapshots["guard"] = Snapshot({}, self.guard.snapshot())
+        meta: dict[str, Any] = {"offsets": dict(self.offsets), "watermark_ns": self.watermark_ns}
+        meta |= {"turn": self._turn + 1, "inputs": dict(self.inputs)}
+        name = f"{_safe(self.part)}-{self._turn + 1}-{os.urandom(3).hex()}.npz"  # no other job writes this one
+        return Memory(self._folder / name, snapshots, meta)
+
+    def point_at(self, memory: Memory, digest: str) -> Checkpoint:
+        """Make what was written the checkpoint."""
         before = self.state.checkpoint(self.part)
-        turn = self._turn + 1
-        path = self._folder / f"{_safe(self.part)}-{turn}-{os.urandom(3).hex()}.npz"  # no other job writes this one
-        digest = save_snapshots(path, snapshots)
-        meta: dict[str, Any] = {"offsets": dict(self.offsets), "watermark_ns": self.watermark_ns, "turn": turn}
-        meta["inputs"] = dict(self.inputs)
+        meta = dict(memory.meta)
         if before is not None:
             older = {k: v for k, v in before.meta.items() if k != "before"}
             meta["before"] = {"path": before.path, "digest": before.digest, "meta": older}
-        done = Checkpoint(str(path), digest, meta)
+        done = Checkpoint(str(memory.path), digest, meta)
         try:
             self.state.set_checkpoint(self.part, done, owner=self._owner)
         except StoreError:
-            path.unlink(missing_ok=True)
+            memory.path.unlink(missing_ok=True)
             raise
-        self._turn = turn
-        self._remove_all_but({path.name, Path(before.path).name if before is not None else ""})
+        self._turn = meta["turn"]
+        self._remove_all_but({memory.path.name, Path(before.path).name if before is not None else ""})
         return done
 
     def _remove_all_but(self, names: set[str]) -> None:

@@ -14,13 +14,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from msgspec import structs
 
 from pipelines.config import Config
-from pipelines.engine import Engine, Step
+from pipelines.engine import Engine, Memory, Step
 from pipelines.harvest import Care, known_boot, links, make_harvester
 from pipelines.intake import CaptureIntake, Delivery, KafkaThread
 from pipelines.lease import LEASE_NS, myself, take
@@ -110,6 +111,8 @@ class Watcher:
         self._repeats = Repeats()
         self._retry_at = 0
         self._behind = False
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._saving: tuple[Memory, Future[str]] | None = None
         self.captures: CaptureIntake | None = None
         if config.captures.taps and harvest and config.captures.host == host:
             raise ConfigError(
@@ -160,6 +163,7 @@ class Watcher:
             self.state.release(self.part, self._owner)
         except TailwatchError as error:  # the next start goes on from the checkpoint before
             self._trouble("stop", error)
+        self._writer.shutdown()
         self.store.close()
         self.state.close()
 
@@ -213,6 +217,7 @@ class Watcher:
             if now - looked > SECOND:
                 looked = now
                 self._renew(now)
+                self._attempt("checkpoint", self._end_checkpoint)
                 if self.engine.waiting:
                     self._step()
                 self._follow_store()
@@ -338,9 +343,7 @@ class Watcher:
             if time.monotonic_ns() < self._retry_at:
                 return
             try:
-                self.store.flush()
-                if self.captures is not None:
-                    self.captures.flush()
+                self._flush()
                 step = self.engine.commit(now)
             except LeaseLost:
                 raise
@@ -368,27 +371,48 @@ class Watcher:
             self._trouble("lease", error)
 
     def _maintain(self) -> None:
-        if not self._attempt("checkpoint", self._checkpoint):
-            return
+        """Begin a checkpoint; take up champions that were promoted."""
         if Path(self.config.tracking.removeprefix("sqlite:///")).exists():
             subprocess.Popen(
                 [sys.executable, "-m", "pipelines.cli", "sync"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
         try:
             if self._versions() != self._champions:
+                self._checkpoint()
                 self._champions = self._versions()
                 self._renew_engine()
+                return
         except LeaseLost:
             raise
         except TailwatchError as error:
             self._trouble("champions", error)
+        self._attempt("checkpoint", self._begin_checkpoint)
+
+    def _begin_checkpoint(self) -> None:
+        """Copy the memory, and let a thread write it: a step must not wait for the disk."""
+        if self._saving is not None:
+            return
+        self._flush()
+        memory = self.engine.memory(self._clock())
+        self._saving = memory, self._writer.submit(memory.write)
+
+    def _end_checkpoint(self, *, wait: bool = False) -> None:
+        """Point at what was written, once it is."""
+        if self._saving is None or not (wait or self._saving[1].done()):
+            return
+        (memory, written), self._saving = self._saving, None
+        self.engine.point_at(memory, written.result())
 
     def _checkpoint(self) -> None:
-        """Save the memory; the rows that it has seen are with the kernel before."""
+        """Save the memory, now; the rows that it has seen are with the kernel before."""
+        self._attempt("checkpoint", lambda: self._end_checkpoint(wait=True))
+        self._flush()
+        self.engine.checkpoint(self._clock())
+
+    def _flush(self) -> None:
         self.store.flush()
         if self.captures is not None:
             self.captures.flush()
-        self.engine.checkpoint(self._clock())
 
     def _trim(self) -> None:
         now, scoring = self._clock(), self.config.scoring

@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -62,6 +63,17 @@ class Stateful(Protocol):
 
     def snapshot(self) -> State: ...
     def restore(self, state: State) -> None: ...
+
+
+@lru_cache(maxsize=1 << 16)  # a snapshot of a thousand series writes each of them ten times
+def _text(host: str, metric: str, labels: tuple[tuple[str, str], ...]) -> str:
+    pairs = (("host", host), *labels) if host else labels
+    if not pairs:
+        return metric
+    body = ",".join(
+        '{}="{}"'.format(k, v.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")) for k, v in pairs
+    )
+    return f"{metric}{{{body}}}"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -128,13 +140,7 @@ class SeriesKey:
         return next((v for k, v in self.labels if k == name), default)
 
     def __str__(self) -> str:
-        pairs = (("host", self.host), *self.labels) if self.host else self.labels
-        if not pairs:
-            return self.metric
-        body = ",".join(
-            '{}="{}"'.format(k, v.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")) for k, v in pairs
-        )
-        return f"{self.metric}{{{body}}}"
+        return _text(self.host, self.metric, self.labels)
 
 
 @dataclass(frozen=True, slots=True)
