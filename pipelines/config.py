@@ -88,9 +88,12 @@ class Webhook(Struct, frozen=True):
 
 
 class Sinks(Struct, frozen=True):
-    """Where incident changes go. `jsonl` is a file; `apprise` URLs (chat, mail, pagers) may name `env:VARIABLE`."""
+    """Where incident changes go. `jsonl` is a file, `parquet` a folder with a table a day; `apprise` URLs (chat, mail,
+    pagers) may name `env:VARIABLE`.
+    """
 
     jsonl: str = ""
+    parquet: str = ""
     alertmanager: Alertmanager | None = None
     webhook: Webhook | None = None
     apprise: list[str] = []

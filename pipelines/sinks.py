@@ -69,6 +69,43 @@ class Jsonl:
                 raise
 
 
+class Parquet:
+    """A table of incident changes a day (UTC, of the change): ``FOLDER/day=2026-11-23/changes.parquet``.
+
+    The day's file is replaced as a whole, so that a reader never sees half of it and a change that is sent twice is one row.
+    """
+
+    name = "parquet"
+
+    def __init__(self, folder: str) -> None:
+        self._folder = Path(folder)
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        import io
+
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        from pipelines.savefile import write_atomic
+
+        incident = message["incident"]
+        row = {
+            "id": message["id"], "action": message["action"], "at_ns": message["at_ns"], "incident": incident["id"],
+            **{k: incident[k] for k in ("kind", "severity", "state", "place", "title", "onset_ns", "resolved_ns")},
+            **{k: json.dumps(incident.get(k) or []) for k in ("causes", "changes", "alerts")},
+        }  # fmt: skip
+        integers = ("at_ns", "onset_ns", "resolved_ns")
+        schema = pa.schema([(k, pa.int64() if k in integers else pa.string()) for k in row])
+        day = datetime.fromtimestamp(message["at_ns"] // 1_000_000_000, UTC).strftime("%Y-%m-%d")
+        path = self._folder / f"day={day}" / "changes.parquet"
+        rows = []
+        if path.exists():
+            rows = [r for r in pq.ParquetFile(path).read().to_pylist() if r["id"] != row["id"]]
+        out = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist([*rows, row], schema), out, compression="zstd")
+        write_atomic(path, out.getvalue())
+
+
 class _Http:
     def __init__(self, token_file: str) -> None:
         import httpx
@@ -163,6 +200,8 @@ def make_sinks(config: Config) -> list[Sink]:
     out: list[Sink] = []
     if config.sinks.jsonl:
         out.append(Jsonl(config.sinks.jsonl))
+    if config.sinks.parquet:
+        out.append(Parquet(config.sinks.parquet))
     if config.sinks.alertmanager is not None:
         out.append(AlertmanagerSink(config.sinks.alertmanager))
     if config.sinks.webhook is not None:

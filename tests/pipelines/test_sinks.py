@@ -163,3 +163,44 @@ def test_a_real_alertmanager_fires_and_resolves(tmp_path: Path) -> None:
     finally:
         server.terminate()
         server.wait()
+
+
+def test_parquet_has_each_change_once_by_day(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    sinks = make_sinks(Config(sinks=Sinks(parquet=str(tmp_path / "changes"))))
+    day = 86_400 * 10**9
+    with StateDB(tmp_path / "state.db") as state:
+        for c in (change("opened", day), change("updated", day + 5), change("resolved", 2 * day, "resolved")):
+            state.commit("p", [], [c], watermark_ns=c.at_ns, sinks=["parquet"])
+        assert deliver(state, sinks, 3 * day).sent == 3
+        state.outbox._mark([1, 2, 3], state="due")  # acknowledged, and the acknowledgement lost
+        assert deliver(state, sinks, 9 * day).sent == 3
+    files = sorted((tmp_path / "changes").glob("day=*/changes.parquet"))
+    assert [f.parent.name for f in files] == ["day=1970-01-02", "day=1970-01-03"]
+    first, second = (pq.ParquetFile(f).read().to_pylist() for f in files)
+    assert [r["action"] for r in first] == ["opened", "updated"]
+    (last,) = second
+    assert (last["state"], last["resolved_ns"], last["incident"]) == ("resolved", 2 * day, "i1")
+    assert json.loads(last["causes"])[0]["kind"] == "interrupt_storm"
+
+
+def test_a_line_that_was_torn_stands_alone(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    out.write_text('{"id": "half')
+    (sink,) = make_sinks(Config(sinks=Sinks(jsonl=str(out))))
+    sink.send({"id": "whole"})
+    assert out.read_text().splitlines() == ['{"id": "half', '{"id": "whole"}']
+
+
+def test_the_end_does_not_come_before_the_beginning(receiver: Receiver, tmp_path: Path) -> None:
+    sinks = make_sinks(Config(sinks=Sinks(webhook=Webhook(receiver.url))))
+    with StateDB(tmp_path / "state.db") as state:
+        for c in (change("opened", 10), change("resolved", 20, "resolved")):
+            state.commit("p", [], [c], watermark_ns=c.at_ns, sinks=["webhook"])
+        receiver.status = 503
+        deliver(state, sinks, 10**12)
+        receiver.status = 200
+        assert deliver(state, sinks, 10**12 + 1).sent == 0, "the first waits for its next turn, the second behind it"
+        assert deliver(state, sinks, 10**12 + 10**11).sent == 2
+    assert [body["action"] for _, body in receiver.got] == ["opened", "resolved"]
