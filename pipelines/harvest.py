@@ -21,6 +21,7 @@ from pipelines.collect import Collector
 from pipelines.config import Harvest
 from telemetry.errors import ConfigError, TailwatchError
 from telemetry.harvest import Follower, Harvester, Joiner
+from telemetry.host.bypass import OnloadStacks
 from telemetry.host.tracer import TracerReader
 from telemetry.logfile import LogFollower, read_log_spec
 from telemetry.procfs import cpu_list
@@ -347,7 +348,7 @@ def make_harvester(settings: Harvest, host: str, store: Path) -> Harvester:
 
 
 def followers(settings: Harvest, host: str) -> list[Follower]:
-    """Readers of the log files and records that TOML files describe, of exporters, and of tracers.
+    """Readers of the log files and records that TOML files describe, of exporters, tracers and accelerated stacks.
 
     Raises
     ------
@@ -358,7 +359,7 @@ def followers(settings: Harvest, host: str) -> list[Follower]:
     out += [RecordReader(read_record_spec(path), host) for path in settings.records]
     out += [Scraper(url, host, every_s=settings.scrape_s, ca=settings.tls_ca) for url in settings.scrape]
     if settings.kernel:
-        out.append(TracerReader(settings.root, host))
+        out += [TracerReader(settings.root, host), OnloadStacks(settings.root, host)]
     return out
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from detectors.evidence import Waterfall
 from detectors.evidence import waterfall as waterfall_of
+from telemetry.host.bypass import RING_LOSSES
 from telemetry.source import Source
 from telemetry.types import Float64, Incident, Int64, Nanos, SeriesKey
 
@@ -110,6 +111,9 @@ def waterfall(around: Around) -> list[tuple[str, float, float]]:
         rows.append(_total(around, f"tap {tap}: packets", around.matching("wire_packets", tap=tap), spans))
     for lost in around.matching("wire_lost_packets"):
         rows.append(_total(around, f"lost {lost.label('from')} to {lost.label('to')}", [lost], spans))
+    rings = _rings(around)
+    if rings:
+        rows.append(_total(around, "descriptor rings: lost", rings, spans))
     steps = (
         ("device: received", "nic_rx_packets_total"),
         ("softnet: dropped", "softnet_dropped_total"),
@@ -123,6 +127,21 @@ def waterfall(around: Around) -> list[tuple[str, float, float]]:
             keys = around.matching(metric, netns=netns) if netns else around.matching(metric)
             rows.append(_total(around, f"{name}{' (' + netns + ')' if netns else ''}", keys, spans))
     return [r for r in rows if r[1] or r[2]]
+
+
+def _rings(around: Around) -> list[SeriesKey]:
+    """Counters of what NICs lost in their rings; of a device only those that saw most of it.
+
+    The kernel, the driver and its queues may each count the same packet. Where flows go round the kernel, its own
+    counters show nothing and this stage is what lies between the tap and the application.
+    """
+    found: dict[str, dict[str, list[SeriesKey]]] = {}
+    for key in around.series:
+        if key.metric.endswith("_total") and RING_LOSSES.search(key.metric):
+            device = key.label("device") or f"port {key.label('port')}"
+            found.setdefault(device, {}).setdefault(key.metric, []).append(key)
+    best = (max(metrics.values(), key=lambda keys: sum(_since(around, k) for k in keys)) for metrics in found.values())
+    return sorted(k for keys in best for k in keys)
 
 
 def _total(
@@ -176,8 +195,10 @@ def balance(around: Around) -> Balance | None:
         return round(sum(_since(around, k) for k in around.matching(metric)))
 
     drops = {
+        "in descriptor rings": round(sum(_since(around, k) for k in _rings(around))),
         "in sockets": host("netstat_Udp_RcvbufErrors_total"),
         "in softirq backlogs": host("softnet_dropped_total"),
+        "in kernel-bypass sockets": host("onload_oflow_drop_total") + host("onload_mem_drop_total"),
     }
     path = waterfall_of(counts, drops.values())
     inside = sum(path.lost[len(taps) - 1 :])

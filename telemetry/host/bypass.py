@@ -9,7 +9,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
+import subprocess
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +23,12 @@ import numpy as np
 
 from telemetry.errors import InputError
 from telemetry.host.tables import named
-from telemetry.types import Int64, SeriesKey
+from telemetry.types import Events, Int64, SeriesKey
 
-__all__ = ["RING_LOSSES", "Bypass", "DpdkPorts", "parse_stackdump", "recognise"]
+__all__ = ["RING_LOSSES", "Bypass", "DpdkPorts", "OnloadStacks", "parse_stackdump", "recognise"]
 
 RING_LOSSES = re.compile(
-    r"nodesc_drop|out_of_buffer|rx_discards|no_dma_resources|rx_no_buffer|imissed|rx_nombuf|rx_missed"
+    r"nodesc_drop|out_of_buffer|rx_discards|no_dma_resources|rx_no_buffer|imissed|rx_nombuf|rx_missed|hw_drop_overruns"
 )
 """Counters of a NIC's descriptor ring: where packets are lost when the application is too slow."""
 
@@ -98,6 +102,58 @@ def parse_stackdump(text: str) -> dict[str, int]:
     for name, number in re.findall(rf"\b({names})\s*[=:]\s*(\d+)", text):
         out[name] = out.get(name, 0) + int(number)
     return out
+
+
+class OnloadStacks:
+    """What ``onload_stackdump`` tells of accelerated sockets, as counters; asked in a thread, now and then.
+
+    A `telemetry.harvest.Follower`. Without the program, or a card that Onload drives, it costs a look at startup.
+    """
+
+    def __init__(self, root: str | Path, host: str, every_s: float = 10.0, program: str | None = None) -> None:
+        self._host, self._every_s = host, every_s
+        self._program = program or shutil.which("onload_stackdump")
+        self._news: list[tuple[int, dict[str, int]]] = []
+        self._why = ""
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        if self._program is not None and (Path(root) / "dev/onload").exists():
+            self._thread = threading.Thread(target=self._run, name="onload", daemon=True)
+            self._thread.start()
+
+    @property
+    def trouble(self) -> str:
+        """Why the program did not answer the last time."""
+        return self._why
+
+    def poll(self) -> list[Events]:
+        """What was told since the last call."""
+        out, now = [], time.time_ns()
+        while self._news:
+            at, counts = self._news.pop(0)
+            keys = tuple(SeriesKey.of(self._host, f"onload_{name}_total") for name in counts)
+            n = len(keys)
+            values = np.array(list(counts.values()), np.int64)
+            out.append(Events(keys, np.arange(n), np.full(n, at), np.full(n, now), values))
+        return out
+
+    def close(self) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout=6)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                told = subprocess.run([str(self._program), "lots"], capture_output=True, text=True, timeout=5)
+                counts = parse_stackdump(told.stdout)
+                self._why = "" if told.returncode == 0 else f"onload_stackdump: status {told.returncode}"
+                if counts:
+                    self._news.append((time.time_ns(), counts))
+                    del self._news[:-100]
+            except (OSError, subprocess.SubprocessError, UnicodeDecodeError) as error:
+                self._why = f"onload_stackdump: {error}"
+            self._stop.wait(self._every_s)
 
 
 class DpdkPorts:

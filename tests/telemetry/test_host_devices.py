@@ -4,6 +4,7 @@ import json
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from telemetry.errors import InputError
-from telemetry.host.bypass import RING_LOSSES, DpdkPorts, parse_stackdump, recognise
+from telemetry.host.bypass import RING_LOSSES, DpdkPorts, OnloadStacks, parse_stackdump, recognise
 from telemetry.host.ethtool import DriverStats, series_of
 from telemetry.host.qdisc import qdiscs
 
@@ -93,6 +94,29 @@ def test_stackdump() -> None:
     )
     assert parse_stackdump(text) == {"oflow_drop": 17, "mem_drop": 2, "memory_pressure_enter": 1}
     assert parse_stackdump("") == {}
+
+
+def test_accelerated_stacks_are_asked_now_and_then(tmp_path: Path) -> None:
+    program = tmp_path / "onload_stackdump"
+    program.write_text("#!/bin/sh\necho 'rcv: oflow_drop=12(3%) mem_drop=1'\n")
+    program.chmod(0o755)
+    assert OnloadStacks(tmp_path, "h", program=str(program)).poll() == []  # no card that Onload drives
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/onload").touch()
+    stacks = OnloadStacks(tmp_path, "h", every_s=0.02, program=str(program))
+    got: dict[str, int] = {}
+    end = time.monotonic() + 10
+    while not got and time.monotonic() < end:
+        time.sleep(0.02)
+        for b in stacks.poll():
+            got |= dict(zip(map(str, b.keys), b.value.tolist(), strict=True))
+    assert got == {'onload_oflow_drop_total{host="h"}': 12, 'onload_mem_drop_total{host="h"}': 1}
+    assert stacks.trouble == ""
+    program.write_text("#!/bin/sh\nexit 3\n")
+    while not stacks.trouble and time.monotonic() < end:
+        time.sleep(0.02)
+    assert stacks.trouble == "onload_stackdump: status 3"
+    stacks.close()
 
 
 @pytest.fixture
