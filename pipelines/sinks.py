@@ -72,7 +72,7 @@ class Jsonl:
 class Parquet:
     """A table of incident changes a day (UTC, of the change): ``FOLDER/day=2026-11-23/changes.parquet``.
 
-    The day's file is replaced as a whole, so that a reader never sees half of it and a change that is sent twice is one row.
+    The day's file is replaced as a whole: a reader never sees half of it, and a change that is sent twice is one row.
     """
 
     name = "parquet"
