@@ -33,6 +33,7 @@ Detail = Literal["auto", "packets", "windows"]
 _LARGE: Final = 64 << 20
 _SMALL_BLOCK: Final = 1 << 16
 _BLOCKS: Final = 64
+_BATCH: Final = 1 << 16  # packets, of all taps: large, for what a batch costs beside its packets
 _PACKED: Final = (".gz", ".zst", ".lz4", ".xz", ".bz2")
 _SUFFIXES: Final = (*_PACKED, ".pcap", ".pcapng", ".cap", ".erf", ".snoop")
 
@@ -265,7 +266,7 @@ def _captures(
 
         for batch in wire_events(
             captures, host=unit.host, formats=formats, clocks=clocks, detail=detail, report=report, tee=tee,
-            line_rates=dict.fromkeys(captures, line_rate), every_gap=every_gap,
+            batch_rows=_BATCH // len(captures), line_rates=dict.fromkeys(captures, line_rate), every_gap=every_gap,
         ):  # fmt: skip
             load.append(batch)
             if detail == "packets" and len(captures) > 1:

@@ -21,6 +21,7 @@ from telemetry.errors import InputError
 __all__ = ["Reader"]
 
 _BUFFER: Final = 2 << 20
+_ROW: Final = 256  # bytes of buffer for each row of a batch, so that large batches are not cut short by it
 _CHUNK: Final = 1 << 18
 _KEEP: Final = 1 << 20  # of a damaged stretch, while more is read to find where records go on
 _ENOUGH: Final = 4096  # bytes of a growing file that must tell its container
@@ -66,7 +67,7 @@ class Reader:
     ) -> None:
         self._stream, self._number, self._arena, self._stats = stream, number, arena, stats
         self._stamper, self._follow, self._start = stamper, follow, start
-        self._buffer = np.empty(_BUFFER, np.uint8)
+        self._buffer = np.empty(max(_BUFFER, _ROW * arena.rows), np.uint8)
         self._pos = self._end = 0
         self._base = 0  # offset in the stream of buffer[0]
         self._eof = False

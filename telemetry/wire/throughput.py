@@ -142,11 +142,16 @@ class Link:
     def __init__(self, window_ns: Nanos = 1_000_000) -> None:
         self.window_ns = window_ns
         self._state = np.zeros(3, np.int64)
+        self._out = np.empty((0, 3), np.int64)
 
     def push(self, time_ns: Int64, wire_len: NDArray[np.int32]) -> Int64:
-        """Feed packets; return rows (window end, packets, bytes) of windows that closed."""
-        out = np.empty((len(time_ns), 3), np.int64)
-        return out[: _link(len(time_ns), time_ns, wire_len, self.window_ns, self._state, out)]
+        """Feed packets; return rows (window end, packets, bytes) of windows that closed.
+
+        The rows are a buffer that the next call overwrites.
+        """
+        if len(self._out) < len(time_ns):
+            self._out = np.empty((len(time_ns), 3), np.int64)
+        return self._out[: _link(len(time_ns), time_ns, wire_len, self.window_ns, self._state, self._out)]
 
     def finish(self) -> Int64:
         """Close the last window."""
@@ -254,15 +259,20 @@ class Peaks:
         self._ring_b = np.zeros(1 << 15, np.int64)
         self._tails = np.zeros(len(SPANS), np.int64)
         self._best = np.zeros(len(SPANS), np.int64)
+        self._out = np.empty((0, 3), np.int64)
 
     def push(self, time_ns: Int64, wire_len: NDArray[np.int32]) -> Int64:
-        """Feed packets; return rows (span number, window end, most bytes) of windows that closed."""
-        out = np.empty((len(self._spans) * len(time_ns), 3), np.int64)
+        """Feed packets; return rows (span number, window end, most bytes) of windows that closed.
+
+        The rows are a buffer that the next call overwrites.
+        """
+        if len(self._out) < len(self._spans) * len(time_ns):
+            self._out = np.empty((len(self._spans) * len(time_ns), 3), np.int64)
         k = _peaks(
             len(time_ns), time_ns, wire_len, self.window_ns, self._spans, self._clock, self._ring_t, self._ring_b,
-            self._tails, self._best, out,
+            self._tails, self._best, self._out,
         )  # fmt: skip
-        return out[:k]
+        return self._out[:k]
 
     def finish(self) -> Int64:
         """Close the last window."""

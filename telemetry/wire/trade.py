@@ -119,18 +119,24 @@ class TickToTrade:
         self._clock = np.full(1, _NULL, np.int64)
         self._state = np.zeros((256, 4), np.int64)
         self._head = np.zeros(6, np.int64)
+        self._out = np.empty((0, 4), np.int64)
 
     def push(self, packets: Packets, flow: NDArray[np.int32]) -> Int64:
-        """Feed a batch; return rows (0, flow of the order, time of the order, ns since its trigger)."""
+        """Feed a batch; return rows (0, flow of the order, time of the order, ns since its trigger).
+
+        The rows are a buffer that the next call overwrites.
+        """
         count = self._flows.count
         if count > len(self._state):
             grow = max(count, 2 * len(self._state)) - len(self._state)
             self._state = np.concatenate([self._state, np.zeros((grow, 4), np.int64)])
         p = packets
-        out = np.empty((4 * p.n + 64, 4), np.int64)
+        most = 4 * p.n + 64 if self._named else p.n
+        if len(self._out) < most:
+            self._out = np.empty((most, 4), np.int64)
         rows = _trade(
             p.n, p.time_ns, flow, p.protocol, p.tcp_flags, p.tcp_seq, p.src_port, p.dst_port, p.payload_len,
             p.payload_cap, p.payload_off, p.data, self._feeds.group_of, self._feeds.groups, self._head, self._ring,
-            self._clock, self._state, self._named, out,
+            self._clock, self._state, self._named, self._out,
         )  # fmt: skip
-        return out[:rows]
+        return self._out[:rows]
