@@ -122,7 +122,9 @@ class RateBase:
         width = len(self._hosts)
         inner = np.empty((last - first + 1, width, INNER))
         at = first
-        if not len(self._boot_table()[0]) and not self._held_float.any():
+        boots = self._boot_table()[0]
+        calm = not len(boots) or int(boots.max()) <= int(self._held_t[:width].min(initial=1 << 62))
+        if calm and not self._held_float.any():
             for step, values, times in self._log.sweeps(first, last, width):
                 if at < step:
                     self._of_cells(at, step - 1, inner[at - first :])

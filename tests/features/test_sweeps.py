@@ -66,18 +66,27 @@ def test_a_series_beyond_the_keys_is_refused() -> None:
     st.lists(st.tuples(st.integers(1, 90), st.integers(-2, 2**40)), min_size=2, max_size=30),
     st.integers(0, 2**32 - 1),
     st.booleans(),
+    st.none() | st.integers(0, 29),
 )
-def test_rates_of_whole_sweeps_are_those_of_cells(steps: list[tuple[int, int]], start: int, slide: bool) -> None:
+def test_rates_of_whole_sweeps_are_those_of_cells(
+    steps: list[tuple[int, int]], start: int, slide: bool, boot: int | None
+) -> None:
     n = len(KEYS)
     time = START + np.cumsum([a for a, _ in steps]) * MS
     value = (start + np.cumsum([b for _, b in steps]))[:, None] % (2**32 + np.arange(n) * 2**40)
     params = {"select": "irq_total", "window": "400ms", "columns": "rate,increment,exposure_s,resets,samples"}
     got = []
     for turn in (np.arange(n), np.r_[0, n - 1 : 0 : -1]):
-        builder = build_features([Part("rate", {**params, "step": "200ms" if slide else "400ms", "gap": "60ms"})])
+        part = Part("rate", {**params, "step": "200ms" if slide else "400ms", "gap": "60ms"})
+        builder = build_features([part], lateness_ns=3000 * MS)
         first = Events(KEYS, np.arange(n), np.full(n, START), np.full(n, START), np.zeros(n, np.int64))
         builder.push(first)  # so that both know the series by the same numbers
+        if boot is not None:
+            at = np.array([time[min(boot, len(time) - 1)]])
+            key = (SeriesKey("a", "boot_id_changed"),)
+            builder.push(Events(key, np.zeros(1, np.int64), at - MS // 2, at, np.ones(1, np.int64)))
         series, when = np.tile(turn, len(time)), np.repeat(time, n)
         builder.push(Events(KEYS, series, when, when, value[:, turn].reshape(-1)))
         got.append(builder.close(builder.newest_ns + 400 * MS)[0])
+        assert not builder.late
     np.testing.assert_array_equal(got[0].values, got[1].values)
