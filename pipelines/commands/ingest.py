@@ -140,11 +140,11 @@ def command(
         store_path = load(config_path).store
     if feeds:
         from telemetry.errors import ConfigError
-        from telemetry.wire.formats import FORMATS
+        from telemetry.wire.formats import FORMATS, SOUP
 
         for _, name in feeds:
-            if name not in FORMATS:
-                raise ConfigError(f"--feed: expected one of {', '.join(FORMATS)}, got {name!r}")
+            if name not in (*FORMATS, SOUP):
+                raise ConfigError(f"--feed: expected one of {', '.join((*FORMATS, SOUP))}, got {name!r}")
     if follow is not None or any(_is_pipe(name) for name in (*inputs, *(file for _, file in taps))):
         if cluster or keep_packets or align or (len(inputs) != 1 if not taps else inputs):
             raise click.UsageError(

@@ -17,7 +17,7 @@ from telemetry.errors import ConfigError
 from telemetry.types import Int64, Nanos
 from telemetry.wire import feedkernel as fk
 from telemetry.wire.flows import FlowTable
-from telemetry.wire.formats import FORMATS
+from telemetry.wire.formats import FORMATS, SOUP
 
 if TYPE_CHECKING:
     from telemetry.capture.columns import Packets
@@ -86,9 +86,9 @@ class Feeds:
         self._lines = lines
         self._flows = flows
         for destination, name in (formats or {}).items():
-            if name not in FORMATS:
-                raise ConfigError(f"feed {destination}: expected one of {', '.join(FORMATS)}, got {name!r}")
-        self._configured = dict(formats or {})
+            if name not in (*FORMATS, SOUP):
+                raise ConfigError(f"feed {destination}: expected one of {', '.join((*FORMATS, SOUP))}, got {name!r}")
+        self._configured = {d: name for d, name in (formats or {}).items() if name != SOUP}
         self._group_of = np.empty(0, np.int32)
         self._known = 0
         self._by_destination: dict[tuple[int, int, int], int] = {}

@@ -182,14 +182,16 @@ class FlowTable:
         hi, lo, port = self.destination(flow)
         return _endpoint(self._version(flow), hi, lo, port)
 
+    def source_text(self, flow: int) -> str:
+        """``address:port`` that a flow comes from."""
+        k = self._keys[flow]
+        return _endpoint(self._version(flow), int(k[0]), int(k[1]), ((int(k[4]) >> 20) & 0xFFFFF) - 1)
+
     def name(self, flow: int) -> str:
         """Readable name, ``proto src:port>dst:port``."""
         while len(self._names) <= flow:
             f = len(self._names)
-            k = self._keys[f]
-            ports, version = int(k[4]), self._version(f)
-            source = _endpoint(version, int(k[0]), int(k[1]), ((ports >> 20) & 0xFFFFF) - 1)
-            self._names.append(f"{protocol_name(ports >> 48)} {source}>{self.destination_text(f)}")
+            self._names.append(f"{protocol_name(self.protocol(f))} {self.source_text(f)}>{self.destination_text(f)}")
         return self._names[flow]
 
     def _version(self, flow: int) -> int:

@@ -11,13 +11,16 @@ from typing import Final
 import numpy as np
 from numba import njit
 
-__all__ = ["FORMATS", "HEADER", "code_of", "mold_again", "parse", "parse_mold"]
+__all__ = ["FORMATS", "HEADER", "SOUP", "code_of", "mold_again", "parse", "parse_mold"]
 
 FORMATS: Final = (
     "mdf1", "moldudp64", "iextp", "eobi", "pillar", "pitch", "omd", "opra", "cta", "umdf", "optiq", "memx", "impact",
     "mdp3",
 )  # fmt: skip
 """Names by code, from the most to the least telling header: of two that fit equally the first wins."""
+
+SOUP: Final = "soupbintcp"
+"""The format of messages on TCP, whose numbers are implicit (`telemetry.wire.soup`)."""
 
 HEADER: Final = np.array([24, 20, 40, 32, 16, 8, 16, 21, 20, 16, 16, 18, 16, 12], np.int64)
 """Length of each header: content starts there."""

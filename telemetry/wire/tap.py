@@ -14,6 +14,7 @@ from telemetry.wire.bursts import Bursts, Gaps
 from telemetry.wire.events import Collector
 from telemetry.wire.feeds import Feeds
 from telemetry.wire.flows import FlowTable
+from telemetry.wire.soup import HOLE, Soup
 from telemetry.wire.tcp import Tcp
 from telemetry.wire.tcpkernel import EVENTS
 from telemetry.wire.tcpkernel import RTT as _RTT
@@ -54,6 +55,7 @@ _FEED_METRICS: Final = {
     fk.DELAY: "feed_delay_ns",
     fk.PACKETS: "feed_packets",
     fk.LOST_BOTH: "feed_lost_packets",
+    HOLE: "feed_holes",
 }
 METRICS: Final = (
     *(_TCP_METRICS[e] for e in EVENTS), *_FEED_METRICS.values(), "wire_packets", "wire_bytes", "burst_peak_bytes",
@@ -96,9 +98,10 @@ class Codes:
 
 _TCP: Final = Codes([_CODE[_TCP_METRICS[event]] for event in EVENTS], [_CODE[m] for m in _EACH_MS])
 _FEED: Final = Codes(
-    [_CODE[_FEED_METRICS[c]] if c in _FEED_METRICS else -1 for c in range(fk.STARTED + 1)], [_CODE[m] for m in _EACH_MS]
+    [_CODE[_FEED_METRICS[c]] if c in _FEED_METRICS else -1 for c in range(HOLE + 1)], [_CODE[m] for m in _EACH_MS]
 )
 _TRADE: Final = Codes([_CODE["tick_to_trade_ns"]])
+_SOUPS: Final = 1 << 24  # streams from here on are on TCP
 _RARE_TCP: Final = ("tcp_retransmissions", "tcp_zero_windows", "tcp_resets", "tcp_duplicate_acks")
 _RARE_FEED: Final = ("feed_gap_packets", "feed_reordered_packets", "feed_duplicate_packets", "feed_resets")
 
@@ -143,6 +146,7 @@ class Tap:
         self.name, self.host, self.number = name, host, number
         self.flows = flows
         self.feeds = Feeds(flows, formats)
+        self.soup = Soup(flows, formats)
         self.tcp = Tcp(flows)
         self.throughput = Throughput(window_ns)
         self.peaks = Peaks(window_ns)
@@ -170,6 +174,7 @@ class Tap:
             feed, seconds, ms = self._feed_windows.push(feed, self.feeds.streams)
             self._windowed(_FEED, seconds, ms)
         self._feed_rows(feed)
+        self._soup_rows(self.soup.push(packets, flow))
         trade = self.trade.push(packets, flow)
         if self._trade_windows is not None:
             trade, seconds, ms = self._trade_windows.push(trade, self.flows.count)
@@ -192,6 +197,7 @@ class Tap:
             self._windowed(_FEED, seconds, ms)
             self._windowed(_FEED, *self._feed_windows.finish())
         self._feed_rows(feed)
+        self._soup_rows(self.soup.finish())
         if self._tcp_windows is not None:
             self._windowed(_TCP, *self._tcp_windows.finish())
         if self._trade_windows is not None:
@@ -236,10 +242,18 @@ class Tap:
         if metric == "burst_peak_bytes":
             return metric, "span", lambda number: span_name(SPANS[number]), rest
         pair = metric in ("ab_skew_ns", "feed_lost_packets")
-        return metric, "feed", self.feeds.pair_name if pair else self.feeds.name, rest
+        return metric, "feed", self.feeds.pair_name if pair else self._feed_name, rest
 
     def _flow_name(self, flow: int) -> str:
         return self.flows.name(flow) if flow >= 0 else "other"
+
+    def _feed_name(self, stream: int) -> str:
+        return self.feeds.name(stream) if stream < _SOUPS else self.flows.name(self.soup.flow(stream - _SOUPS))
+
+    def _soup_rows(self, rows: Int64) -> None:
+        if len(rows):
+            rows[:, 1] += _SOUPS
+            self._feed_rows(rows)
 
     def _feed_rows(self, rows: Int64) -> None:
         self._add_rows(rows, _FEED)
