@@ -141,7 +141,10 @@ class Database:
     def _sqlite_connect(self, connection: Any, _: Any) -> None:
         connection.isolation_level = None  # our own BEGIN, below
         cursor = connection.cursor()
-        for pragma in (f"busy_timeout={self._busy_ms}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        for pragma in (
+            f"busy_timeout={self._busy_ms}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON",
+            f"journal_size_limit={64 << 20}",
+        ):  # fmt: skip
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 

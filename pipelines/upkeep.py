@@ -6,6 +6,7 @@ import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -13,6 +14,8 @@ from pipelines import tables as t
 from pipelines.state import StateDB
 from telemetry.errors import ConfigError, StoreError
 from telemetry.types import Nanos
+
+AT_ONCE = 2_000
 
 __all__ = ["backup", "restore_backup", "trim"]
 
@@ -22,19 +25,30 @@ def trim(db: StateDB, before_ns: Nanos, *, evidence_before_ns: Nanos | None = No
 
     Evidence (alerts that can only join an incident, which keeps its own) older than `evidence_before_ns` goes too.
     """
-    old = sa.select(t.incidents.c.id).where(t.incidents.c.state == "resolved", t.incidents.c.updated_ns < before_ns)
-    deletions = {
-        "incident steps": sa.delete(t.changes).where(t.changes.c.incident_id.in_(old)),
-        "incidents": sa.delete(t.incidents).where(t.incidents.c.id.in_(old)),
-        "alerts": sa.delete(t.alerts).where(t.alerts.c.end_ns < before_ns),
-        "messages": sa.delete(t.outbox).where(t.outbox.c.state == "delivered"),
-        "notes": sa.delete(t.notes).where(t.notes.c.at_ns < before_ns),
-    }
+    a, i, ch, o, n = (x.c for x in (t.alerts, t.incidents, t.changes, t.outbox, t.notes))
+    ended = (i.state == "resolved") & (i.updated_ns < before_ns)
+    chosen: list[tuple[str, sa.Table, sa.Column[Any], Any]] = [
+        ("incident steps", t.changes, ch.id, ch.incident_id.in_(sa.select(i.id).where(ended))),
+        ("incidents", t.incidents, i.id, ended),
+        ("alerts", t.alerts, a.id, a.end_ns < before_ns),
+        ("messages", t.outbox, o.seq, (o.state == "delivered") & (o.next_ns < before_ns)),
+        ("notes", t.notes, n.seq, n.at_ns < before_ns),
+    ]
     if evidence_before_ns is not None:
-        weak = (t.alerts.c.grade == "evidence") & (t.alerts.c.end_ns < evidence_before_ns)
-        deletions["evidence"] = sa.delete(t.alerts).where(weak)
-    with db.transaction() as c:
-        return {what: int(c.execute(d).rowcount) for what, d in deletions.items()}
+        chosen.append(("evidence", t.alerts, a.id, (a.grade == "evidence") & (a.end_ns < evidence_before_ns)))
+    return {what: _remove(db, table, key, which) for what, table, key, which in chosen}
+
+
+def _remove(db: StateDB, table: sa.Table, key: sa.Column[Any], which: Any) -> int:
+    """Delete in small transactions, so that a job's commit waits for milliseconds."""
+    removed = 0
+    while True:
+        with db.transaction() as c:
+            some = sa.select(key).where(which).limit(AT_ONCE)
+            n = int(c.execute(sa.delete(table).where(key.in_(some))).rowcount)
+        removed += n
+        if n < AT_ONCE:
+            return removed
 
 
 def backup(db: StateDB, target: str) -> None:

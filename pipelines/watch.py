@@ -232,7 +232,7 @@ class Watcher:
                 self._maintain()
             if now - trimmed > 3600 * SECOND:
                 trimmed = now
-                self._attempt("retention", self._trim)
+                self._writer.submit(self._attempt, "retention", self._trim)
             if seconds is not None and now - start > seconds * SECOND:
                 break
             if self.captures is not None and self.captures.finished and self.harvester is None:

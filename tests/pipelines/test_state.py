@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,29 @@ def test_backup_restore_trim(tmp_path: Path) -> None:
     restore_backup(url, str(tmp_path / "copy.db"))
     with StateDB(url, create=False) as state:
         assert {i.id for i in state.incidents()} == {"old", "new"}
+
+
+def test_evidence_goes_before_the_rest_in_small_transactions(state: StateDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.upkeep.AT_ONCE", 7)
+    weak = [replace(alert(f"e{i}", end=i), grade="evidence") for i in range(50)]
+    state.commit("p", [*weak, *(alert(f"a{i}", end=i) for i in range(50))], [], watermark_ns=50)
+    removed = trim(state, 10, evidence_before_ns=40)
+    assert (removed["alerts"], removed["evidence"]) == (20, 30)
+    left = state.alerts()
+    assert {a.id for a in left} == {f"e{i}" for i in range(40, 50)} | {f"a{i}" for i in range(10, 50)}
+
+
+def test_reading_does_not_wait_for_a_writer(state: StateDB) -> None:
+    state.commit("p", [alert("a")], [], watermark_ns=1)
+    with StateDB(state.url, busy_ms=100) as other:
+        with state.transaction() as c:
+            c.exec_driver_sql("update partitions set watermark_ns = 7")
+            assert other.progress("p") == (1, {})
+            assert [a.id for a in other.alerts()] == ["a"]
+            with pytest.raises(StoreError, match="locked"):
+                other.commit("p", [alert("b")], [], watermark_ns=2)
+        assert other.commit("p", [alert("b")], [], watermark_ns=2) == 0
+        assert len(state.alerts()) == 2
 
 
 def test_bad_databases_are_told_plainly(tmp_path: Path) -> None:
