@@ -141,6 +141,12 @@ class FeatureSet:
         said += [f"{n} series of {metric} refused (max_series)" for metric, n in self.refused.items()]
         return "; ".join(said)
 
+    @property
+    def sketched_ns(self) -> tuple[Nanos, ...]:
+        """Window lengths of the parts with ``keep_sketches``."""
+        found = {p.base.window_ns for p in self._pipelines if isinstance(p.base, WindowBase) and p.base.keeps}
+        return tuple(sorted(found))
+
     def sketches(self) -> list[Sketches]:
         """Sketches of the windows closed since the last call, of every part with ``keep_sketches``.
 

@@ -85,8 +85,8 @@ class WindowBase:
         for name in self.columns:
             if name not in COLUMNS and probability(name) is None and _BURST.fullmatch(name) is None:
                 raise unknown("column", name, COLUMNS, params.where)
-        self._keep = params.flag("keep_sketches")
-        if self._keep and self.step_ns != self.window_ns:
+        self.keeps = params.flag("keep_sketches")
+        if self.keeps and self.step_ns != self.window_ns:
             raise ConfigError(f"{params.where}: keep_sketches: expected windows without a step of their own")
         self.kept: list[Sketches] = []
         self._keys: list[SeriesKey] = []
@@ -135,7 +135,7 @@ class WindowBase:
 
     def append(self, series: Int64, time: Int64, value: NDArray[Any], keep: Bool | None, local: Int64) -> None:
         self._log.append(series, time, value, keep, local)
-        if self.step_ns == self.window_ns and not (self._exact or self._timed or self._keep):
+        if self.step_ns == self.window_ns and not (self._exact or self._timed or self.keeps):
             for step in self._log.heavy(FOLD):
                 self._fold(step)
 
@@ -162,7 +162,7 @@ class WindowBase:
     def _fill(self, first: int, last: int, alive: Bool, out: Float64) -> None:
         for cells in self._log.take(first, last, self._width):
             at = cells.first - first
-            if self._keep:
+            if self.keeps:
                 self.kept.append(self._sketches(cells))
             mine, live = out[at : at + cells.windows], alive[at : at + cells.windows]
             if self._timed:

@@ -77,15 +77,20 @@ def write_features(
     seen_to_ns: Nanos,
     calendar: str | None = None,
     ends: tuple[Nanos, Nanos] | None = None,
+    sketches: str | os.PathLike[str] | None = None,
 ) -> Written:
     """Write the features of `spec` as one Parquet file: a row per window and series, a column per feature.
 
-    The file appears whole or not at all. With `ends`, only windows that end in ``(ends[0], ends[1]]`` are written.
+    The file appears whole or not at all. With `ends`, only windows that end in ``(ends[0], ends[1]]`` are written. With
+    `sketches`, the sketches of the parts with ``keep_sketches`` go to that file (``Sketches.from_arrow`` reads it): any
+    longer window or group of series is computed from them, without the events.
 
     Raises
     ------
     NoDataError
         If the store has no events in the range.
+    ConfigError
+        If sketches are wanted, but no part keeps any, or parts of several window lengths do.
     """
     import numpy as np
     import pyarrow as pa
@@ -95,6 +100,11 @@ def write_features(
     from telemetry.types import Events
 
     features, digest = load_spec(spec, calendar)
+    lengths = features.sketched_ns
+    if sketches is not None and len(lengths) != 1:
+        raise ConfigError(
+            f"{spec}: expected parts of one window length with keep_sketches = true, got {len(lengths) or 'none'}"
+        )
     seen = [0]
 
     class Counted:
@@ -103,12 +113,17 @@ def write_features(
                 seen[0] += len(batch)
                 yield batch
 
-    partial = Path(f"{out}.partial")
+    partial, kept = Path(f"{out}.partial"), Path(f"{sketches}.partial")
     rows = windows = 0
     series: set[str] = set()
     writer: pq.ParquetWriter | None = None
+    keeper: pq.ParquetWriter | None = None
     try:
         for panel in panels(features, Counted(), seen_from_ns, seen_to_ns):  # type: ignore[arg-type]
+            for sketch in features.sketches() if sketches is not None else ():
+                stored = sketch.to_arrow()
+                keeper = pq.ParquetWriter(kept, stored.schema, compression="zstd") if keeper is None else keeper
+                keeper.write_table(stored)
             if ends is not None:
                 lo, hi = np.searchsorted(panel.end_ns, ends, "right")
                 panel = replace(panel, end_ns=panel.end_ns[lo:hi], values=panel.values[lo:hi])
@@ -125,11 +140,17 @@ def write_features(
             raise NoDataError("store: expected events in the range that fill at least one window, found none")
         writer.close()
         writer = None
+        if keeper is not None and sketches is not None:
+            keeper.close()
+            keeper = None
+            kept.replace(sketches)
         partial.replace(out)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{out}: cannot be written: {error}") from None
     finally:
-        if writer is not None:
-            writer.close()
+        for opened in (writer, keeper):
+            if opened is not None:
+                opened.close()
         partial.unlink(missing_ok=True)
+        kept.unlink(missing_ok=True)
     return Written(rows, windows, len(series), seen[0], features.report(), digest)

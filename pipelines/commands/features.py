@@ -11,6 +11,7 @@ __all__ = ["command"]
 @click.argument("spec", type=click.Path(dir_okay=False))
 @click.option("--store", "store_path", type=click.Path(), help="The store to read (default: from the configuration).")
 @click.option("--out", "-o", required=True, type=click.Path(), help="The Parquet file to write (--split: the folder).")
+@click.option("--sketches", type=click.Path(dir_okay=False), help="A Parquet file for the parts with keep_sketches.")
 @click.option("--split", is_flag=True, help="A file for each host and day, written at once: OUT/host=.../day=.../")
 @click.option("--jobs", type=click.IntRange(1, 256), help="With --split: processes at once (default: one a CPU).")
 @click.option("--cluster", help="With --split: a Dask scheduler (tcp://...) instead of processes here.")
@@ -24,6 +25,7 @@ def command(
     spec: str,
     store_path: str | None,
     out: str,
+    sketches: str | None,
     split: bool,
     jobs: int | None,
     cluster: str | None,
@@ -35,16 +37,18 @@ def command(
     """Write the windowed features of SPEC as Parquet.
 
     SPEC is TOML with [[features]] tables (a detector's file will do). The file has a row per window and series, and a
-    column per feature; missing is null. Late events are counted, never hidden.
+    column per feature; missing is null. Late events are counted, never hidden. Sketches give any longer window or group
+    of series later, without the events: features.rollup.Sketches.from_arrow(table).roll(...).quantiles(0.99).
 
     \b
     Examples:
       tailwatch features spec.toml --store S --out x.parquet
       tailwatch features spec.toml --store S -o x.parquet --from 2026-03-02 --to 2026-03-03
       tailwatch features spec.toml -o x.parquet --calendar XNYS --json
+      tailwatch features spec.toml -o x.parquet --sketches q.parquet
       tailwatch features spec.toml -o folder --split --jobs 8
     """
-    from pipelines.features import write_features
+    from pipelines.features import load_spec, write_features
     from pipelines.ranges import time_range
     from telemetry.store import Store
 
@@ -55,11 +59,16 @@ def command(
     seen_from, seen_to = time_range(start, stop)
     if (jobs or cluster) and not split:
         raise click.UsageError("--jobs and --cluster need --split.")
+    if sketches and split:
+        raise click.UsageError("--sketches is for one file: leave out --split.")
     if split:
         _split(spec, store_path, out, seen_from, seen_to, calendar, jobs, cluster)
         return
+    load_spec(spec, calendar)  # what is wrong with it is said before the store is asked for
     with Store(store_path, create=False) as store:
-        done = write_features(spec, store, out, seen_from_ns=seen_from, seen_to_ns=seen_to, calendar=calendar)
+        done = write_features(
+            spec, store, out, seen_from_ns=seen_from, seen_to_ns=seen_to, calendar=calendar, sketches=sketches
+        )
     if as_json:
         import json
         from dataclasses import asdict

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -152,3 +153,34 @@ def test_folding_changes_nothing(seed: int, cuts: list[int], most: int, spread: 
         features.window.FOLD = kept
         Fold.add = add  # type: ignore[method-assign]
     assert folded
+
+
+def test_sketches_are_stored_by_the_command_and_rolled_up_later(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+    from click.testing import CliRunner
+
+    from pipelines.commands.features import command
+    from telemetry.store import Store
+
+    rng = np.random.default_rng(3)
+    n = 20_000
+    time = 1_772_000_040 * 10**9 + np.sort(rng.integers(0, 60 * 10**9, n))
+    value = np.exp(rng.normal(9, 1, n))
+    keys = tuple(SeriesKey.of("a", "wire_latency_ns", flow=i) for i in range(3))
+    with Store(tmp_path / "s") as store:
+        store.append(Events(keys, rng.integers(0, 3, n), time, time, value))
+    spec, out, kept = tmp_path / "spec.toml", tmp_path / "x.parquet", tmp_path / "q.parquet"
+    text = '[[features]]\nkind = "window"\nwindow = "1s"\ncolumns = ["p99"]\nkeep_sketches = true\n'
+    spec.write_text(text)
+    args = [str(spec), "--store", str(tmp_path / "s"), "-o", str(out), "--sketches", str(kept)]
+    ran = CliRunner().invoke(command, args, obj=None)
+    assert ran.exit_code == 0, ran.output
+    minute = Sketches.from_arrow(pq.read_table(kept)).roll(60 * 10**9, without("flow"))
+    assert len(minute) == 1
+    assert n - 1000 < minute.count[0] <= n, "all but the last second, which had not ended"
+    whole = value[: int(minute.count[0])]
+    assert minute.quantiles(0.99).item() == pytest.approx(np.quantile(whole, 0.99, method="nearest"), rel=0.01)
+    spec.write_text(text.replace("keep_sketches = true\n", ""))
+    ran = CliRunner().invoke(command, args, obj=None)
+    assert ran.exit_code != 0
+    assert "keep_sketches" in str(ran.exception)
