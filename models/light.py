@@ -22,6 +22,7 @@ __all__ = ["LightModel", "quantum_of"]
 
 _VERSION = 2
 _DAY_NS = 86_400 * 10**9
+_NO_SLOTS, _NO_BAND = np.empty((0, 0)), np.empty((0, 0, 0))
 _AGE, _STAGGER = FIELDS.index("age"), FIELDS.index("stagger")
 
 
@@ -231,10 +232,9 @@ class LightModel:
         values = panel.channel_values()
         windows, series, width = values.shape
         channels = series * width
-        surprise = np.empty((windows, channels))
-        side = np.empty((windows, channels), np.int8)
-        band = np.empty((3, windows, channels) if explain else (0, 0, 0))
-        slots = np.empty((0, 0))
+        surprise, side = np.empty(values.shape), np.empty(values.shape, np.int8)
+        band = np.empty((3, *values.shape)) if explain else None
+        slots = _NO_SLOTS
         if self._profile.shape[1] and "clock_slot" in panel.columns:
             slots = _season(panel)
         advance_light(
@@ -245,13 +245,12 @@ class LightModel:
             self._registers,
             self._tails,
             self._profile,
-            surprise,
-            side,
-            band,
+            surprise.reshape(windows, channels),
+            side.reshape(windows, channels),
+            _NO_BAND if band is None else band.reshape(3, windows, channels),
         )
-        shape = (windows, series, width)
-        bands = [b.reshape(shape) for b in band] if explain else [None] * 3
-        return Scores(panel.keys, self._columns, panel.end_ns, surprise.reshape(shape), side.reshape(shape), *bands)
+        bands = (None, None, None) if band is None else (band[0], band[1], band[2])
+        return Scores(panel.keys, self._columns, panel.end_ns, surprise, side, *bands)
 
     def peek(self, panel: Panel) -> Float64:
         """Surprise of a panel's windows, scored in order as `advance` would, with the state left as it was."""
