@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from telemetry.bulk import BulkLoad, loaded
+from telemetry.capture.follow import captures_in
 from telemetry.errors import InputError, TailwatchError
 from telemetry.labfolder import LabFolder, is_lab_folder
 from telemetry.types import Events, SeriesKey
@@ -101,7 +102,7 @@ def plan(inputs: Sequence[str], taps: Sequence[tuple[str, str]], host: str) -> l
             if runs:
                 units += [Unit(str(r), "lab", lab=str(r)) for r in runs]
             else:
-                units.append(Unit(text, host, ((tap_name(path), _rotated(text)),)))
+                units.append(Unit(text, host, ((tap_name(path), tuple(captures_in(text))),)))
         else:
             _there(path)
             units.append(Unit(str(path), host, ((tap_name(path), (str(path),)),)))
@@ -324,16 +325,6 @@ def _content(files: Iterable[str]) -> str:
             file.seek(max(0, size - _SMALL_BLOCK))
             hasher.update(file.read(_SMALL_BLOCK))
     return hasher.hexdigest()
-
-
-def _rotated(source: str) -> tuple[str, ...]:
-    """The captures of a folder or glob, in the order of their first packets."""
-    from telemetry.capture.follow import Follow
-
-    files = Follow(source).files()
-    if not files:
-        raise InputError(f"{source}: expected lab runs or captures, found neither")
-    return tuple(files)
 
 
 def _there(path: Path) -> None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pipelines.rowgroups import RowGroupFile
 from telemetry.capture.columns import HAS_HW, HAS_TCP, HAS_TUNNEL, HAS_VLAN
+from telemetry.capture.follow import captures_in
 from telemetry.capture.packets import NULL, TUNNELS, CaptureStats, Packets, read_packets
 from telemetry.errors import ConfigError, StoreError
 
@@ -348,7 +349,7 @@ def convert(
     Parameters
     ----------
     files, hardware, stamps, follow_s
-        See `telemetry.capture.packets.read_packets`.
+        See `telemetry.capture.packets.read_packets`. A folder or glob stands for the captures in it.
     out : path
     threads : int
         See `PacketWriter`.
@@ -364,6 +365,7 @@ def convert(
     ConfigError
         If `out` is one of the files.
     """
+    files = [file for name in files for file in captures_in(name)]
     target = os.path.realpath(out)
     for name in files:
         if name != "-" and os.path.realpath(name) == target:

@@ -38,8 +38,9 @@ def command(
     """Decode captures into one Parquet file of packets.
 
     FILES are pcap, pcapng, snoop or ERF, plain or compressed (gzip, zstd, lz4, xz, bzip2); "-" is standard
-    input. Several are read in the order of their first packets. Times are int64 nanoseconds UTC; what is
-    missing is null. The good packets of a damaged file are kept; those past the damage are marked `recovered`.
+    input, a folder or a quoted glob a rotated set. Several are read in the order of their first packets. Times are
+    int64 nanoseconds UTC; what is missing is null. The good packets of a damaged file are kept; those past the damage
+    are marked `recovered`.
 
     Exit codes: 0 all well, 1 some input was damaged, 2 no capture, or not readable or writable.
 

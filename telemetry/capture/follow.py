@@ -37,7 +37,7 @@ from telemetry.capture.stamps import Stamper
 from telemetry.capture.stats import CaptureStats, Damage
 from telemetry.errors import InputError
 
-__all__ = ["Follow"]
+__all__ = ["Follow", "captures_in"]
 
 _HEAD: Final = 256
 _PEEK: Final = 6  # bytes by which a compression is told
@@ -121,10 +121,6 @@ class Follow:
         self._set = self._pipe is None and not one and (os.path.isdir(self.source) or glob.has_magic(self.source))
         if self._pipe is None and not one and not self._set:
             raise InputError(f"{self.source}: expected a capture, a folder of them, a glob or a pipe; there is nothing")
-
-    def files(self) -> list[str]:
-        """The captures that are there, in the order of their first packets (those without any come first)."""
-        return [f.path for f in self._list()]
 
     def position(self) -> dict[str, Any]:
         """Where reading stands, as JSON types: all packets handed out so far lie before. Empty for a pipe."""
@@ -309,6 +305,22 @@ class Follow:
                 return None
             raise
         return _File(path, told.st_ino, (told.st_mtime_ns, told.st_size), bytes(head[:have]), first, packed)
+
+
+def captures_in(source: str) -> list[str]:
+    """Return the captures of a folder or glob in the order of their first packets; anything else is returned as it is.
+
+    Raises
+    ------
+    InputError
+        If there are none.
+    """
+    if not os.path.isdir(source) and (os.path.exists(source) or not glob.has_magic(source)):
+        return [source]
+    files = [f.path for f in Follow(source)._list()]
+    if not files:
+        raise InputError(f"{source}: expected captures, found none")
+    return files
 
 
 def _digest(head: bytes) -> str:

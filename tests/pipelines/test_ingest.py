@@ -120,7 +120,7 @@ def test_mistakes_are_said(tmp_path: Path, args: list[str], words: str) -> None:
 
 
 def test_a_folder_without_runs_and_a_pipe_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="neither"):
+    with pytest.raises(InputError, match="found none"):
         plan([str(tmp_path)], [], "h")
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

@@ -166,3 +166,13 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nothing-here"):
         convert([str(tmp_path / "nothing-here")], tmp_path / "o.parquet")
     assert path.read_bytes() == pcap(RECORDS)
+
+
+def test_a_folder_or_a_glob_is_a_rotated_set(tmp_path: Path) -> None:
+    ring = tmp_path / "ring"
+    ring.mkdir()
+    _write(ring, pcap(RECORDS[2:]), "a.pcap")
+    _write(ring, pcap(RECORDS[:2]), "b.pcap")
+    for source in (ring, ring / "*.pcap"):
+        assert convert([str(source)], tmp_path / "p.parquet").packets == 5
+        assert pq.read_table(tmp_path / "p.parquet")["time_ns"].to_pylist() == [T0 + i for i in range(5)]
