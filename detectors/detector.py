@@ -102,11 +102,12 @@ class Detector:
         decision = policy.decide(panel.end_ns, panel.window_ns, surprise)
         if self.observer is not None:
             self.observer(panel, scores, decision)
-        hits = np.flatnonzero(decision.grade)
-        if not len(hits):
+        if not np.count_nonzero(decision.grade):  # nearly always
             return []
         columns = len(scores.columns) if not joint else 1
-        cells = dict.fromkeys(divmod(i // columns, decision.grade.shape[1]) for i in hits.tolist())
+        cells = dict.fromkeys(
+            divmod(i // columns, decision.grade.shape[1]) for i in np.flatnonzero(decision.grade).tolist()
+        )
         return [self._alert(panel, scores, decision, w, s) for w, s in cells]
 
     def _alert(self, panel: Panel, scores: Scores, decision: Decision, w: int, s: int) -> Alert:
