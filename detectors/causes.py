@@ -134,6 +134,9 @@ def _score(
         if item.role == "required":
             group = item.group or f"#{i}"
             needs[group] = needs.get(group, False) or bool(seen)
+        if item.unwatched and not watched and not seen:
+            total -= item.unwatched
+            against.append(f"not watched: {item.name}")
         much = _persistence(seen, item, facts)
         if item.role == "quiet":
             if seen:

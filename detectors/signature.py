@@ -82,6 +82,8 @@ class Evidence:
         In units of decimal evidence (1: ten times likelier).
     missing : float
         How much it says against, where such series are watched and do not deviate.
+    unwatched : float
+        How much it says against where nobody watches such series ("lost in the host" needs a look at the wire).
     role : {"required", "supports", "quiet"}
         All required ones must be there (of those that share a `group`, one). ``quiet``: deviates *not*.
     group : str
@@ -107,6 +109,7 @@ class Evidence:
     shape: str = "level"
     weight: float = 1.0
     missing: float = 0.0
+    unwatched: float = 0.0
     role: Literal["required", "supports", "quiet"] = "supports"
     group: str = ""
     opens: bool = False

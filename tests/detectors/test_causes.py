@@ -195,3 +195,12 @@ def test_cpu_masks() -> None:
 )
 def test_quantities(value: float, metric: str, text: str) -> None:
     assert quantity(value, metric) == text
+
+
+def test_lost_in_the_host_is_less_sure_without_a_look_at_the_wire() -> None:
+    alerts = [alert(LOST, t, 3.0, 0.0, "sum") for t in (100, 101)]
+    wire = SeriesKey.of("h", "wire_lost_packets", flow="f", to="b", **{"from": "a"})
+    blind, seen = (rank(alerts, quiet, [KINDS["host_gap"]]) for quiet in ((), (wire,)))
+    sure, unsure = (next(c for c in causes if c.kind == "host_gap") for causes in (seen, blind))
+    assert unsure.confidence < sure.confidence - 0.2
+    assert any(text.startswith("not watched") for text in unsure.against)
