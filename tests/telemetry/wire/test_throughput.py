@@ -41,6 +41,33 @@ def test_windows_are_sums_for_any_batches(deltas: list[tuple[int, int, int]], si
         assert most == peak(pairs, SPANS[span], end - 10_000_000, end)
 
 
+def test_peaks_of_long_bursts() -> None:
+    rng = np.random.default_rng(11)
+    time = np.cumsum(rng.exponential(1500, 60_000) * rng.choice([0.1, 1, 30], 60_000)).astype(np.int64)
+    lens = rng.integers(60, 1500, 60_000).astype(np.int32)
+    window = 100_000_000
+    peaks = Peaks(window)
+    got = [
+        row
+        for at in range(0, len(time), 4096)
+        for row in peaks.push(time[at : at + 4096], lens[at : at + 4096]).tolist()
+    ]
+    got += peaks.finish().tolist()
+    before = np.concatenate(([0], np.cumsum(lens)))
+    for number, span in enumerate(SPANS):
+        bytes_in = before[1:] - before[np.searchsorted(time, time - span, side="right")]
+        assert [r[2] for r in got if r[0] == number] == [
+            int(bytes_in[time // window == w].max()) for w in np.unique(time // window)
+        ]
+
+
+def test_a_burst_longer_than_the_ring_is_cut() -> None:
+    n = 40_000  # in 4 ms: more than the ring of 32,768 holds
+    peaks = Peaks(1_000_000_000)
+    peaks.push(np.arange(n, dtype=np.int64) * 100, np.ones(n, np.int32))
+    assert [r[2] for r in peaks.finish().tolist()] == [1000, 10_000, 32_767]
+
+
 def test_time_that_steps_back_counts_in_the_open_window() -> None:
     counter = Throughput(100)
     time = np.array([50, 150, 90, 250], np.int64)

@@ -58,3 +58,19 @@ def test_a_second_of_many_samples_grows_the_buffer() -> None:
     for _, one, _, count, _, p50, p99, top in seconds.tolist():
         mine = value[rows[:, 1] == one].tolist()
         assert (count, p50, p99, top) == (len(mine), nearest_rank(mine, 50), nearest_rank(mine, 99), max(mine))
+
+
+@given(
+    st.lists(
+        st.one_of(st.integers(-(2**63), 2**63 - 1), st.integers(-3, 3), st.integers(1000, 9000)),
+        min_size=1,
+        max_size=300,
+    )
+)
+@settings(max_examples=100, deadline=None)
+def test_ranks_hold_for_any_values(values: list[int]) -> None:
+    rows = np.array([[0, 0, i, v] for i, v in enumerate(values)], np.int64)
+    made = Windows(1, (0,))
+    made.push(rows, 1)
+    ((_, _, _, count, _, p50, p99, top),) = made.finish()[0].tolist()
+    assert (count, p50, p99, top) == (len(values), nearest_rank(values, 50), nearest_rank(values, 99), max(values))
