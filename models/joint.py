@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.joint_kernels import MARKS, STEPS, VIEWS, advance_joint
+from models.joint_kernels import MARKS, VIEWS, advance_joint
+from models.joint_parts import STEPS
 from models.keyed import pack_names, unpack_names
 from models.light_tail import BUCKETS
 from telemetry.errors import ConfigError, StoreError
@@ -19,7 +20,7 @@ from telemetry.types import Float64, Int64, Panel, Scores, SeriesKey, State
 
 __all__ = ["JointModel"]
 
-_VERSION = 1
+_VERSION = 2
 _ROWS, _TRUST = MARKS.index("rows"), MARKS.index("trust")
 
 
@@ -42,7 +43,8 @@ class JointModel:
     growth : float
         Refit the regression when history has grown by this share.
     hold : float
-        Half-life, in windows, with which a reported deviation fades.
+        Half-life, in windows, with which a reported surprise fades while the channel that told most is away from where
+        it was; once that is back, it fades within a few windows.
     top : int
         Channels whose evidence is averaged.
     flag : float
@@ -64,12 +66,12 @@ class JointModel:
         *,
         order: int = 3,
         warmup: int = 128,
-        ridge: float = 1.0,
-        half_life: float = 4.0,
-        share: float = 0.2,
+        ridge: float = 10.0,
+        half_life: float = 2.0,
+        share: float = 0.15,
         memory: int = 50_000,
         growth: float = 0.1,
-        hold: float = 16.0,
+        hold: float = 32.0,
         top: int = 3,
         flag: float = 2.5,
         steps: float = 0.5,
@@ -123,6 +125,7 @@ class JointModel:
             "cross": np.zeros((groups, width, group)),
             "weights": np.zeros((groups, width, group)),
             "smooth": np.zeros((4, channels)),
+            "away": np.zeros((3, channels)),
             "hist": np.zeros((VIEWS, channels, STEPS)),
             "tails": np.zeros((VIEWS, channels, 2)),
             "marks": np.zeros(len(MARKS)),
@@ -175,7 +178,7 @@ class JointModel:
         for name, array in self._state.items():
             if name in ("low", "size", "last", "least", "most"):
                 array[kept] = old[name][was]
-            elif name in ("lags", "smooth", "hist", "tails"):
+            elif name in ("lags", "smooth", "away", "hist", "tails"):
                 array[:, kept] = old[name][:, was]
         self._state["marks"][:] = old["marks"]
         self._table = table
@@ -261,6 +264,7 @@ class JointModel:
             s["weights"],
             np.zeros((width, width)),
             s["smooth"],
+            s["away"],
             s["hist"],
             s["tails"],
             self._table,

@@ -11,17 +11,15 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from models.joint_parts import EDGE_BITS, SHAPE, STEPS, lasting, refit_views, solve_ridge, widen
 from models.light_tail import refit_tail
 
-__all__ = ["EDGE_BITS", "MARKS", "STEPS", "VIEWS", "advance_joint", "solve_ridge"]
+__all__ = ["MARKS", "VIEWS", "advance_joint"]
 
 Array = Any  # numba takes its types from the arguments
 
 VIEWS = 3
 """Smoothed residual, smoothed step, distance of the recent from the usual level."""
-STEPS = 160
-"""Buckets of a view's histogram: four an octave, from 2^-24 to 2^16 of the channel's range."""
-EDGE_BITS = 24
 
 MARKS = ("rows", "weight", "refit_at", "solve_at", "hold", "tail_weight", "tail_at", "trust")
 (ROWS, WEIGHT, REFIT, SOLVE, HOLD, TWEIGHT, TAILAT, TRUST) = range(8)
@@ -30,140 +28,9 @@ _OFFSET = (1023 - EDGE_BITS) * 4
 _TAIL_OFFSET = (1023 - 3) * 4
 _MANTISSA = (1 << 50) - 1
 _UNIT = 2.0**-50
-_SHAPE = 0.2
-
-
-@njit(cache=True, nogil=True)
-def solve_ridge(gram: Array, cross: Array, ridge: float, size: int, targets: int, work: Array, weights: Array) -> None:
-    """Solve ``(gram + ridge I) weights = cross`` by Cholesky; only the lower half of `gram` is read.
-
-    Parameters
-    ----------
-    gram : (P, P) float64
-    cross, weights : (P, T) float64
-    size, targets : int
-        How much of them is used.
-    work : (P, P) float64
-    """
-    for i in range(size):
-        for j in range(i + 1):
-            s = gram[i, j]
-            if i == j:
-                s += ridge
-            for k in range(j):
-                s -= work[i, k] * work[j, k]
-            if i == j:
-                work[i, i] = math.sqrt(max(s, 1e-12))
-            else:
-                work[i, j] = s / work[j, j]
-    for i in range(size):
-        for t in range(targets):
-            weights[i, t] = cross[i, t]
-        for k in range(i):
-            f = work[i, k]
-            for t in range(targets):
-                weights[i, t] -= f * weights[k, t]
-        for t in range(targets):
-            weights[i, t] /= work[i, i]
-    for i in range(size - 1, -1, -1):
-        for k in range(i + 1, size):
-            f = work[k, i]
-            for t in range(targets):
-                weights[i, t] -= f * weights[k, t]
-        for t in range(targets):
-            weights[i, t] /= work[i, i]
-
-
-@njit(cache=True, nogil=True)
-def _refit_views(hist: Array, tails: Array, share: float, memory: float) -> None:
-    """Threshold (the `1 - share` quantile) and mean excess of every channel's views."""
-    for v in range(hist.shape[0]):
-        for c in range(hist.shape[1]):
-            h = hist[v, c]
-            mass = 0.0
-            for b in range(STEPS):
-                mass += h[b]
-            if mass <= 0.0:
-                continue
-            if mass > memory:
-                for b in range(STEPS):
-                    h[b] *= memory / mass
-                mass = memory
-            above = 0.0
-            at = STEPS
-            while at > 0 and above + h[at - 1] <= share * mass:
-                at -= 1
-                above += h[at]
-            # the quantile lies inside bucket at - 1
-            inside = 1.0
-            if at > 0:
-                inside = 1.0 - (share * mass - above) / h[at - 1] if h[at - 1] > 0.0 else 1.0
-            below = max(at - 1, 0)
-            lo = math.ldexp(1.0 + 0.25 * (below & 3), (below >> 2) - EDGE_BITS)
-            hi = math.ldexp(1.0 + 0.25 * ((below + 1) & 3), ((below + 1) >> 2) - EDGE_BITS)
-            t = lo + inside * (hi - lo)
-            if below == 0:
-                t = 0.0
-            excess = 0.0
-            count = 0.0
-            for b in range(below, STEPS):
-                if h[b] > 0.0:
-                    left = math.ldexp(1.0 + 0.25 * (b & 3), (b >> 2) - EDGE_BITS)
-                    right = math.ldexp(1.0 + 0.25 * ((b + 1) & 3), ((b + 1) >> 2) - EDGE_BITS)
-                    if b == below and b > 0:
-                        excess += h[b] * (1.0 - inside) * 0.5 * (right - t)
-                        count += h[b] * (1.0 - inside)
-                    elif b > below:
-                        excess += h[b] * (0.5 * (left + right) - t)
-                        count += h[b]
-            tails[v, c, 0] = t
-            tails[v, c, 1] = max(excess / count if count > 0.0 else 0.0, 1e-6) * (1.0 - _SHAPE)
-
-
-@njit(cache=True, nogil=True)
-def _widen(
-    c: int, order: int, group: int, channels: int, low: Array, size: Array, least: Array, most: Array, lags: Array,
-    gram: Array, cross: Array, smooth: Array, hist: Array, tails: Array,
-) -> None:  # fmt: skip
-    """Where a channel's range has outgrown its unit, double the unit (as often as needed) and all that is in it."""
-    span = most[c] - least[c]
-    if size[c] <= 0.0 or not span >= 2.0 * size[c]:
-        return
-    factor = 1.0
-    steps = 0
-    while factor * 2.0 * size[c] <= span and steps < 20:
-        factor *= 2.0
-        steps += 1
-    part = 1.0 / factor
-    size[c] *= factor
-    g = c // group
-    count = min(group, channels - g * group)
-    used = order * count + 1
-    i = c - g * group
-    for k in range(order):
-        lags[k, c] *= part
-        p = k * count + i
-        for q in range(used):
-            if q <= p:
-                gram[g, p, q] *= part
-            if q >= p:
-                gram[g, q, p] *= part
-        for t in range(count):
-            cross[g, p, t] *= part
-    for p in range(used):
-        cross[g, p, i] *= part
-    for k in range(smooth.shape[0]):
-        smooth[k, c] *= part
-    shift = 4 * steps
-    for v in range(hist.shape[0]):
-        for b in range(STEPS):
-            to = max(b - shift, 0)
-            if to != b:
-                mass = hist[v, c, b]
-                hist[v, c, b] = 0.0
-                hist[v, c, to] += mass
-        tails[v, c, 0] *= part
-        tails[v, c, 1] *= part
+_NOTABLE = 1.5
+_HOME = 0.84
+"""What fades of a reported surprise in a window once its channel is back where it was."""
 
 
 @njit(cache=True, nogil=True)
@@ -197,6 +64,7 @@ def advance_joint(
     weights: Array,
     work: Array,
     smooth: Array,
+    away: Array,
     hist: Array,
     tails: Array,
     table: Array,
@@ -224,6 +92,9 @@ def advance_joint(
     gram : (groups, P, P), cross, weights : (groups, P, group), work : (P, P) float64
     smooth : (4, D) float64
         Smoothed residual, step, fast and slow level.
+    away : (3, D) float64
+        1 where a channel that told most is away, -1 until its slow level has come back too; the level that it left; how
+        far it went.
     hist : (VIEWS, D, STEPS), tails : (VIEWS, D, 2) float64
     table : (1, 1, BUCKETS, 2) float32
         Tail of the joint evidence.
@@ -258,6 +129,7 @@ def advance_joint(
         young = rows < warmup
         for k in range(top):
             best[k] = 0.0
+        where = -1
         for g in range(groups):
             first = g * group
             count = min(group, channels - first)
@@ -306,7 +178,7 @@ def advance_joint(
             miss = s - y[c]
             smooth[0, c] += gain * (abs(miss) - smooth[0, c])
             smooth[1, c] += gain * (abs(s - before) - smooth[1, c])
-            smooth[2, c] += 0.33 * (s - smooth[2, c])
+            smooth[2, c] += 0.5 * (s - smooth[2, c])
             smooth[3, c] += max(1.0 / 150.0, 1.0 / (rows + 1.0)) * (s - smooth[3, c])
             last[c] = v
             total = 0.0
@@ -314,10 +186,12 @@ def advance_joint(
                 view = smooth[k, c] if k < 2 else abs(smooth[2, c] - smooth[3, c])
                 t = tails[k, c, 0]
                 if not young and view > t:
-                    e = base + math.log10(1.0 + _SHAPE * (view - t) / tails[k, c, 1]) / _SHAPE
+                    e = base + math.log10(1.0 + SHAPE * (view - t) / tails[k, c, 1]) / SHAPE
                     total += min(e, cap) * (1.0 if k == 0 else (steps if k == 1 else levels))
             parts[w, c] = total
             side[w, c] = 1 if miss > 0.0 else (-1 if miss < 0.0 else 0)
+            if total > best[0]:
+                where = c
             if total > best[top - 1]:
                 j = top - 1
                 while j > 0 and best[j - 1] < total:
@@ -328,16 +202,18 @@ def advance_joint(
         for k in range(top):
             evidence += best[k]
         evidence /= min(top, channels)
-        # hold: what is reported fades, so that an incident is one
-        marks[HOLD] = max(evidence, marks[HOLD] * hold)
-        level = marks[HOLD]
-        s = _surprise(level, 0.125, table)
+        s = 0.0 if young else _surprise(evidence, 0.125, table)
         limit = 1.5 * math.log10(rows + 1.0)
         knee = 0.7 * limit
         if s > knee and limit > 0.0:  # little history cannot claim much, but order stays
             over = (s - knee) / (limit - knee)
             s = knee + (limit - knee) * over / (1.0 + over)
-        surprise[w] = math.nan if young else s
+        # an incident is one while the channel that told most is away; then it fades soon
+        if not (s > _NOTABLE and s >= 0.8 * marks[HOLD]):
+            where = -1
+        fade = hold if lasting(values[w], where, smooth, away) else min(hold, _HOME)
+        marks[HOLD] = max(s, fade * marks[HOLD])
+        surprise[w] = math.nan if young else marks[HOLD]
         # learn; what is flagged teaches little
         flagged = not young and s > flag
         mass = 0.05 if flagged else 1.0
@@ -386,15 +262,15 @@ def advance_joint(
         marks[WEIGHT] = keep * marks[WEIGHT] + row
         if rows + 1.0 >= marks[SOLVE] and rows >= 16.0:
             for c in range(channels if marks[TRUST] == 0.0 else 0):
-                _widen(
-                    c, order, group, channels, low, size, least, most, lags, gram, cross, smooth, hist, tails
+                widen(
+                    c, order, group, channels, low, size, least, most, lags, gram, cross, smooth, away, hist, tails
                 )  # fmt: skip
             for g in range(groups):
                 count = min(group, channels - g * group)
                 solve_ridge(gram[g], cross[g], ridge, order * count + 1, count, work, weights[g])
             marks[SOLVE] = rows + 1.0 + max(16.0, math.floor(growth * (rows + 1.0)))
         if rows + 1.0 >= marks[REFIT]:
-            _refit_views(hist, tails, share, memory)
+            refit_views(hist, tails, share, memory)
             marks[REFIT] = rows + 1.0 + min(max(16.0, math.floor(0.1 * rows)), 200.0)
         if not young and rows + 1.0 >= marks[TAILAT]:
             refit_tail(table, 0, 0, marks[TWEIGHT], memory)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from models.joint_kernels import solve_ridge
+from models.joint_parts import solve_ridge
 from models.keyed import pack_names, unpack_names, within
 from models.light_tail import BUCKETS, refit_tail
 from telemetry.errors import ConfigError, StoreError

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from models.base import Model
 from models.joint import JointModel
-from models.joint_kernels import solve_ridge
+from models.joint_parts import solve_ridge
 from telemetry.errors import ConfigError, StoreError
 from telemetry.types import Float64, Panel, Scores, SeriesKey
 from tests.naive.joint import evidence, ridge
@@ -56,7 +56,7 @@ def test_the_solver_is_a_ridge_regression() -> None:
 
 def test_evidence_is_what_the_plain_version_says() -> None:
     x = related(900, 4)
-    model = JointModel(hold=0.0, top=2)
+    model = JointModel(hold=0.0, top=2, share=0.2)
     model.fit(panel_of(x[:600]))
     state = {k: np.array(v) for k, v in model.snapshot().items()}
     state["marks"][2] = state["marks"][3] = 1e18  # no refit of regression or tails from here on
@@ -64,7 +64,7 @@ def test_evidence_is_what_the_plain_version_says() -> None:
     model.restore(state)
     got = model.advance(panel_of(x[600:], first=600)).parts
     assert got is not None
-    plain = evidence(x[597:], state["low"], state["size"], state["weights"][0], state["tails"][:2], 4.0, 0.5, 2)
+    plain = evidence(x[597:], state["low"], state["size"], state["weights"][0], state["tails"][:2], 2.0, 0.5, 2)
     np.testing.assert_allclose(np.sort(got[:, :, 0], axis=1)[:, -2:].mean(axis=1), plain, atol=1e-9)
 
 
@@ -101,6 +101,17 @@ def test_a_broken_relation_is_found_and_the_channel_named() -> None:
     assert int(np.argmax(scores.parts[510, :, 0])) == 2
     assert (s[:500] > 3.0).mean() < 0.02
     np.testing.assert_array_equal(scores.surprise[:, 1, 0], s)
+
+
+def test_a_report_lasts_while_its_channel_is_away_and_fades_soon_after() -> None:
+    x = related(2_600, 6)
+    x[2_300:2_360, 2] += 40.0
+    model = JointModel()
+    model.fit(panel_of(x[:2_000]))
+    s = model.advance(panel_of(x[2_000:], first=2_000)).surprise[:, 0, 0]
+    assert s[300:305].max() > 2.5
+    assert s[330] > 0.4 * s[305]
+    assert s[395] < 0.1 * s[360]
 
 
 def test_without_history_it_warms_up_and_caps_what_it_claims() -> None:
