@@ -14,6 +14,9 @@ import pytest
 from telemetry.errors import ConfigError
 from telemetry.harvest import Harvester, Joiner
 from telemetry.host.scan import Token
+from telemetry.host.sources import TextFile
+from telemetry.host.tables import single
+from telemetry.host.tier import Tier
 from telemetry.types import Events, SeriesKey
 
 FIXTURES = Path(__file__).parents[1] / "fixtures/proc"
@@ -325,6 +328,27 @@ def test_tiers(tree: Path) -> None:
     }  # fmt: skip
 
 
+def test_what_is_not_there_is_tried_ever_more_seldom(tmp_path: Path) -> None:
+    path = tmp_path / "late"
+    source = TextFile(path, "h", single("x_total"))
+    tier = Tier([source])
+    tried = []
+    for second in range(200):
+        before = tier.missing.copy()
+        tier.missing.clear()
+        tier.retry()
+        if tier.missing:
+            tried.append(second)
+        else:
+            tier.missing.update(before)
+    assert tried == [0, 1, 3, 7, 15, 31, 63, 127, 191]  # never more than 64 apart
+    path.write_text("5\n")
+    for _ in range(64):
+        tier.retry()
+    assert tier.sample().value.tolist() == [5]
+    tier.close()
+
+
 def test_small_batches_are_joined_in_order() -> None:
     """What is stored holds the same rows in the same order, in fewer batches."""
 
@@ -402,8 +426,6 @@ def test_live_a_busy_thread_is_seen() -> None:
 def test_live_a_file_of_several_pages() -> None:
     """seq_file hands out a page a read: all of them are read, in the one call as well as alone."""
     from telemetry.host.scan import Field
-    from telemetry.host.sources import TextFile
-    from telemetry.host.tier import Tier
 
     def slabs(rows: Sequence[list[Token]]) -> list[Field]:
         return [Field("slab_objects", (("i", str(i)),), r[1].number) for i, r in enumerate(rows[2:]) if len(r) > 1]
