@@ -14,23 +14,28 @@ TIMEOUT_S = 0.02
 
 
 @contextlib.contextmanager
-def asking_socket(path: str, timeout_s: float = TIMEOUT_S) -> Iterator[socket.socket]:
+def asking_socket(path: str, timeout_s: float = TIMEOUT_S, *, beside: bool = False) -> Iterator[socket.socket]:
     """A socket connected to the Unix datagram socket `path`, to which its daemon can answer.
+
+    Parameters
+    ----------
+    beside : bool
+        The daemon answers to paths only (chronyd), so that ours lies beside its own, which its sandbox reaches, for as
+        long as the question is open. Others (ptp4l) answer to an abstract address, which leaves nothing behind.
 
     Raises
     ------
     OSError
         No such socket, or not allowed.
-
-    Notes
-    -----
-    The daemons of chrony and linuxptp answer to a path, so the asking socket needs one. It lies beside theirs (their
-    sandboxes reach no other folder) and only while the question is open.
     """
     mine = os.path.join(os.path.dirname(path), f"tailwatch.{os.getpid()}.sock")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as asking:
         asking.settimeout(timeout_s)
         asking.connect(path)
+        if not beside:
+            asking.bind("")
+            yield asking
+            return
         with contextlib.suppress(FileNotFoundError):
             os.unlink(mine)
         asking.bind(mine)

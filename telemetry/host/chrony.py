@@ -137,7 +137,7 @@ class Chrony:
             self._path = self._find()
         question = request(self._sequence)
         if self._path is not None:
-            with asking_socket(self._path, self._timeout_s) as asking:
+            with asking_socket(self._path, self._timeout_s, beside=True) as asking:
                 asking.send(question)
                 return parse_tracking(asking.recv(4096), self._sequence)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as asking:
@@ -171,7 +171,7 @@ class Chrony:
     def _find(self) -> str | None:
         """The socket that answers us; None stands for UDP."""
         for path in self._sockets:
-            with contextlib.suppress(OSError, InputError), asking_socket(path, self._timeout_s) as asking:
+            with contextlib.suppress(OSError, InputError), asking_socket(path, self._timeout_s, beside=True) as asking:
                 asking.send(request(0))
                 parse_tracking(asking.recv(4096), 0)
                 return path
