@@ -30,6 +30,7 @@ LATE_NS = 3 * SECOND
 NEVER = 2**62
 MOST_NAMED = 3
 KERNEL_BYPASSED = ("kernel",)
+FELT = ("app_", "wire_latency", "wire_lost", "tcp_rtt", "tick_to_trade", "feed_gap", "feed_delay")
 QUALITY = (
     ("capture_drops", 1.0, 0.8, "the capture dropped packets"),
     ("clock_offset_ns", 1e5, 0.7, "a clock was off"),
@@ -103,13 +104,14 @@ def rank_facts(signatures: Sequence[Signature], facts: Facts) -> tuple[Cause, ..
 
 
 def _whatever(signatures: Sequence[Signature], by: Mapping[tuple[int, int], list[Track]]) -> tuple[str, ...]:
-    """What deviates, whichever signature asked for it: an answer of ``unknown`` comes with its evidence."""
+    """What deviates, whichever signature asked for it, latency and loss first: ``unknown`` comes with its evidence."""
     told: dict[str, tuple[float, str]] = {}
     for (s, i), tracks in sorted(by.items()):
         item = signatures[s].evidence[i]
         seen = [t for t in tracks if t.held_ns and shaped(t, item)]
         if seen:
-            size = max(t.count for t in seen) + (1000.0 if signatures[s].kind == "unknown" else 0.0)
+            felt = any(t.series.metric.startswith(FELT) for t in seen)
+            size = max(t.count for t in seen) + 1000.0 * felt + 1000.0 * (signatures[s].kind == "unknown")
             channel = f"{max(seen, key=lambda t: (t.total, str(t.series))).series}"
             told[channel] = max(told.get(channel, (0.0, "")), (size, say(item, seen)))
     best = sorted(told.values(), key=lambda x: (-x[0], x[1]))
