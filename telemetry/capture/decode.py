@@ -128,7 +128,7 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                     step = ETHER
                     continue
                 elif et == 0x8864:
-                    if o + 6 > end or data[uint64(o)] != 0x11 or data[uint64(o + 1)] != 0:
+                    if o + 6 > end:
                         break
                     limit = min(limit, o + 6 + be16(data, o + 4))
                     o += 6
@@ -238,6 +238,7 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                 dport = -1
                 if total != 0:
                     limit = min(limit, o + total)
+                    end = min(end, limit)  # what lies behind belongs to no layer inside
                     if depth == 0:
                         l3_end = o + total
                 o += size
@@ -272,6 +273,7 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                 frag = 0
                 if total != 0:
                     limit = min(limit, o + 40 + total)
+                    end = min(end, limit)
                     if depth == 0:
                         l3_end = o + 40 + total
                 o += 40
@@ -359,9 +361,10 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                             else:
                                 dirty |= tcp_options(data, o + 20, o + size, end, i, i64, i32, i16)
                 elif nexth == 1 or nexth == 58:
-                    if o + 2 <= end and o + 4 <= limit:
+                    if o < end and o + 4 <= limit:
                         i16[c.MTYPE, i] = data[uint64(o)]
-                        i16[c.MCODE, i] = data[uint64(o + 1)]
+                        if o + 2 <= end:
+                            i16[c.MCODE, i] = data[uint64(o + 1)]
                         dirty |= c.HAS_MESSAGE
                 elif nexth == 2:
                     if o + 1 <= end:
@@ -436,7 +439,7 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
         i32[c.PLEN, i] = plen
         i32[c.PCAP, i] = max(min(plen, end - pay, limit - pay), 0) if pay >= 0 else -1
         i64[c.L3_END, i] = l3_end
-        if 0 <= l3_end <= end - 15:
+        if 0 <= l3_end <= off + cap - 15:
             dirty |= c.HAS_TRAILER
         if proto == 253 or etype == 0x88B5:
             dirty |= c.HAS_KEYFRAME

@@ -108,8 +108,7 @@ def behind_tag(data: U8s, kind: int, o: int, end: int) -> tuple[int, int]:
         if o < end and not data[uint64(o)] & 0x0C:
             size = 14 if data[uint64(o)] & 0x20 else 6
     elif kind == 0x8909:  # Cisco metadata
-        if o + 2 <= end and data[uint64(o)] == 1:
-            size = 2 + 4 * int64(data[uint64(o + 1)])
+        size = 6
     elif kind == 0x894F and o + 4 <= end:  # NSH
         inner = data[uint64(o + 3)]
         size = int64(data[uint64(o + 1)] & 63) << 2

@@ -55,26 +55,18 @@ def gre(data: U8s, o: int, end: int) -> tuple[int, int, int, int, int]:
     kind = be16(data, o + 2)
     o += 4
     ident = int64(-1)
-    if bits & 7 == 1:  # PPTP
-        if o + 4 > end:
-            return none
-        ident = int64(be16(data, o + 2))
-        o += 4
-        if bits & 0x1000:
-            o += 4
-        if bits & 0x80:
-            o += 4
-        return PPP if kind == 0x880B and bits & 0x1000 else STOP, o, 0, _PPTP, ident
-    if bits & 7 != 0:
-        return none
+    version = bits & 7 == 1
+    code = _PPTP if version else _GRE
     if bits & 0xC000:
         o += 4
     if bits & 0x2000:
         if o + 4 > end:
             return none
-        ident = int64(be32(data, o))
+        ident = int64(be16(data, o + 2)) if version else int64(be32(data, o))  # PPTP: a length and the call
         o += 4
     if bits & 0x1000:
+        o += 4
+    if version and bits & 0x80:
         o += 4
     if bits & 0x4000:  # source routes, up to an empty one
         while True:
@@ -86,9 +78,9 @@ def gre(data: U8s, o: int, end: int) -> tuple[int, int, int, int, int]:
             if last:
                 break
     if kind == 0x880B:
-        return PPP, o, 0, _GRE, ident
+        return PPP if not version or bits & 0x1000 else STOP, o, 0, code, ident
     if kind != 0x88BE and kind != 0x22EB:
-        return TYPE, o, kind, _GRE, ident
+        return TYPE, o, kind, code, ident
     if not bits & 0x1000 and kind == 0x88BE:
         return ETHER, o, 0, _ERSPAN1, ident
     if o + 12 > end:

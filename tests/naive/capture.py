@@ -92,7 +92,7 @@ def _ip4(b: bytes, room: int, out: dict[str, Any], depth: int) -> None:
         ip_id=struct.unpack(">H", b[4:6])[0], frag=1 if bits & 0x1FFF else 2 if bits & 0x2000 else 0,
     )  # fmt: skip
     if total:
-        room = min(room, total)
+        b, room = b[:total], min(room, total)
     b, room = b[size:], room - size
     out.update(payload=b[: max(room, 0)], payload_len=max(room, 0))
     if not bits & 0x1FFF:
@@ -109,7 +109,7 @@ def _ip6(b: bytes, room: int, out: dict[str, Any], depth: int) -> None:
         frag=0,
     )  # fmt: skip
     if total:
-        room = min(room, 40 + total)
+        b, room = b[: 40 + total], min(room, 40 + total)
     b, room = b[40:], room - 40
     whole = True
     while nexth in (0, 43, 60, 44, 51):
@@ -148,7 +148,7 @@ def _transport(b: bytes, room: int, proto: int, out: dict[str, Any], depth: int,
             _ethernet(b[16:], min(room, size) - 16, out, depth)
     elif proto == 6:
         _tcp(b, room, out)
-    elif (proto in (1, 58) and len(b) >= 2 and room >= 4) or (proto == 2 and b):
+    elif (proto in (1, 58) and b and room >= 4) or (proto == 2 and b):
         out["message_type"] = b[0]
     elif proto == 4:
         _tunnel(out, "ipip" if version == 4 else "4in6")
@@ -201,7 +201,7 @@ def _tcp(b: bytes, room: int, out: dict[str, Any]) -> None:
 
 def _gre(b: bytes, room: int, out: dict[str, Any], depth: int) -> None:
     bits, kind = struct.unpack(">HH", b[:4])
-    if bits & 0x4007 or kind not in (0x0800, 0x86DD, 0x6558, 0x88BE):
+    if bits & 0x4000 or bits & 7 == 1 or kind not in (0x0800, 0x86DD, 0x6558, 0x88BE):
         raise NotImplementedError("the twin knows plain GRE only")
     at = 4 + (4 if bits & 0xC000 else 0)
     ident = -1
