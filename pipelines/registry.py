@@ -263,9 +263,8 @@ class Registry:
         """What backtests said of each version and incident (the newest for each version and corpus), by version."""
         with self._plain_errors():
             of = {v.run_id: str(v.version) for v in self.client.search_model_versions(f"name='{name}'")}
-            runs = self.client.search_runs(
-                [self._experiment], f"tags.`tailwatch.detector` = '{name}'", max_results=1000
-            )
+            mine = f"tags.`tailwatch.detector` = '{name}' AND tags.`tailwatch.corpus` LIKE '%'"  # no folds, no trials
+            runs = self.client.search_runs([self._experiment], mine, max_results=1000)
         found: dict[tuple[str, str], Evaluated] = {}
         for run in runs:  # newest first
             about = run.data.tags

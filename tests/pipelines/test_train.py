@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from detectors.spec import DetectorSpec
 from pipelines.cli import cli
+from pipelines.registry import Registry
 from pipelines.search import Ledger, Sweep, Trial, fold_ranges, with_params
 from telemetry.errors import ConfigError
 from telemetry.labels import write_labels
@@ -93,6 +94,8 @@ def test_a_sweep_over_folds_is_nested_runs_and_its_best_is_registered(
     assert len(by_parent[parent]) == 3  # two trials and the version
     folds = [len(by_parent.get(child, ())) for child in by_parent[parent]]
     assert sorted(folds) == [0, 3, 3]
+    registry = Registry(f"sqlite:///{place}/mlflow.db", f"{place}/artifacts")
+    assert registry.evaluations("folded") == []  # folds and trials are not of its history
     version = client.get_model_version_by_alias("folded", "challenger")
     inputs = client.get_run(version.run_id).inputs.dataset_inputs
     assert [t.value for i in inputs for t in i.tags if t.key == "mlflow.data.context"].count("training") >= 1
