@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 
 from detectors.build import build
@@ -24,7 +26,9 @@ def warm() -> None:
         Events(keys, series, t, t, np.arange(n, dtype=np.int64)),
         Events(keys, series, t + 4_000_000_000, t + 4_000_000_000, rng.random(n)),
     )
-    Harvester("/", host="warm").sample()
+    harvester = Harvester("/", host="warm", processes=[f"pid:{os.getpid()}"])
+    harvester.sample()
+    harvester.close()
     for spec in fuse():
         detector = build(spec)
         for batch in batches:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from telemetry.errors import ConfigError
-from telemetry.host.threads import ThreadStates, ThreadTimes
+from telemetry.host.threads import ThreadStates, ThreadTimes, compile_readers
 from telemetry.procfs import Set, namespace_set
 
 __all__ = ["ProcessWatch"]
@@ -40,6 +40,8 @@ class ProcessWatch:
         except re.error as error:
             raise ConfigError(f"process pattern {error.pattern!r}: not a regular expression: {error}") from None
         self._any = bool(patterns)
+        if self._any:
+            compile_readers()  # now, not when the first of them starts
         self._namespaces = namespaces
         self._looks = 0
         self._seen: set[int] = set()

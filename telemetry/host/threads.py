@@ -17,7 +17,7 @@ from telemetry.errors import InputError
 from telemetry.host.batch import pread
 from telemetry.types import Int64, SeriesKey
 
-__all__ = ["ThreadStates", "ThreadTimes", "scan_task"]
+__all__ = ["ThreadStates", "ThreadTimes", "compile_readers", "scan_task"]
 
 _TIMES = ("thread_run_ns_total", "thread_wait_ns_total", "thread_timeslices_total")
 _STATES = (
@@ -122,6 +122,13 @@ class ThreadStates(_Threads):
 
     def _all(self, fds: NDArray[np.int32], room: NDArray[np.uint8], out: Int64) -> bool:
         return bool(read_states(fds, room, out))
+
+
+def compile_readers() -> None:
+    """Have the readers compiled, which takes a second where no cache is."""
+    room, none = np.empty((2, 4096), np.uint8), np.empty(0, np.int64)
+    for read, files in ((read_times, 1), (read_states, 2)):
+        read(np.empty((0, files), np.int32), room, none)
 
 
 @njit(cache=True, nogil=True)
