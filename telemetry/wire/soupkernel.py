@@ -7,7 +7,8 @@ from typing import Final
 import numpy as np
 from numba import njit
 
-from telemetry.wire.feedkernel import PACKETS, TICK_NS
+from telemetry.wire.feedkernel import AHEAD, PACKETS, TICK_NS
+from telemetry.wire.prefetch import prefetch
 
 __all__ = ["ACCEPTED", "FIELDS", "HOLE", "LOGIN", "SLOTS", "S_FLOW", "S_NUMBER", "WIDTH", "soup", "tick"]
 
@@ -191,6 +192,8 @@ def soup(  # type: ignore[no-untyped-def]
     k = 0
     tick_end = (clock[0] + 1) * TICK_NS if clock[0] != _NULL else _NULL
     for i in range(start, n):
+        if i + AHEAD < n:
+            prefetch(data, poffs[i + AHEAD])
         f = np.int64(flow[i])
         if proto[i] != 6 or f < 0 or plens[i] <= 0 or times[i] == _NULL or poffs[i] < 0 or flags[i] < 0:
             continue
