@@ -22,9 +22,12 @@ def warm() -> None:
     n = 400
     t = np.sort(rng.integers(0, 4_000_000_000, n)) + 1_700_000_000_000_000_000
     series = rng.integers(0, len(keys), n)
+    sweeps = np.arange(n) // len(keys) * 50_000_000 + 1_699_999_995_000_000_000
     batches = (
+        Events(keys, np.arange(n) % len(keys), sweeps, sweeps, np.arange(n, dtype=np.int64)),  # as of a sampler
         Events(keys, series, t, t, np.arange(n, dtype=np.int64)),
         Events(keys, series, t + 4_000_000_000, t + 4_000_000_000, rng.random(n)),
+        *(_sweep(keys, 1_700_000_010_000_000_000 + i * 100_000_000) for i in range(25)),  # live: a window at a time
     )
     harvester = Harvester("/", host="warm", processes=[f"pid:{os.getpid()}"])
     harvester.sample()
@@ -34,3 +37,8 @@ def warm() -> None:
         for batch in batches:
             detector.push(batch)
             detector.close(detector.watermark_ns)
+
+
+def _sweep(keys: tuple[SeriesKey, ...], at: int) -> Events:
+    series, time = np.arange(len(keys)), np.full(len(keys), at)
+    return Events(keys, series, time, time, series.astype(np.float64))
