@@ -74,32 +74,33 @@ def rank_facts(signatures: Sequence[Signature], facts: Facts) -> tuple[Cause, ..
         if found is not None:
             scored.append((10.0 ** (SHARPNESS * found[0]), s, found[1], found[2]))
     whole = rest + sum(x[0] for x in scored)
-    factor, doubts = 1.0, []
-    for name, _, by_much, why in QUALITY:
-        if name in facts.quality:
-            factor *= by_much
-            doubts.append(why)
-    causes = []
+    doubted = [q for q in QUALITY if q[0] in facts.quality]
+    ranked: list[tuple[float, Cause]] = []
     for belief, s, because, against in scored:
         signature = signatures[s]
-        confidence = factor * belief / whole
-        if not signature.proven and confidence > CAP_UNPROVEN:
-            confidence = CAP_UNPROVEN
+        share = belief / whole
+        if not signature.proven and share > CAP_UNPROVEN:
+            share = CAP_UNPROVEN
             against = [*against, "unproven: no recorded incident of this kind yet"]
+        own = {t.series.metric for (a, _), tracks in by.items() if a == s for t in tracks}
+        confidence = share
+        for name, _, factor, why in doubted:
+            if name not in own:  # a clock that is off is no doubt that a clock is off
+                confidence *= factor
+                against = [*against, why]
         if confidence >= LEAST:
             place = matchers(place_of(signature, s, by))
-            causes.append(
-                Cause(signature.kind, signature.cause, round(confidence, 3), place, tuple(because),
-                      (*against, *doubts), signature.proven)
-            )  # fmt: skip
-    causes.sort(key=lambda c: (-c.confidence, c.kind))
-    left = max(0.0, 1.0 - sum(c.confidence for c in causes))
-    moved = _whatever(signatures, by)
-    unknown = Cause("unknown", "no signature explains all of this", round(left, 3), "", moved, tuple(doubts))
+            cause = Cause(signature.kind, signature.cause, round(confidence, 3), place, tuple(because), tuple(against),
+                          signature.proven)  # fmt: skip
+            ranked.append((share, cause))
     # doubt about the measurement lowers what is said, and does not make another answer likelier
-    undoubted = 1.0 - sum(c.confidence for c in causes) / factor
-    at = next((i for i, c in enumerate(causes) if c.confidence / factor < undoubted), len(causes))
-    causes.insert(at, unknown)
+    ranked.sort(key=lambda x: (-x[0], x[1].kind))
+    causes = [cause for _, cause in ranked]
+    left, undoubted = (max(0.0, 1.0 - sum(x)) for x in ([c.confidence for c in causes], [x[0] for x in ranked]))
+    moved = _whatever(signatures, by)
+    why_not = tuple(q[3] for q in doubted)
+    unknown = Cause("unknown", "no signature explains all of this", round(left, 3), "", moved, why_not)
+    causes.insert(next((i for i, x in enumerate(ranked) if x[0] < undoubted), len(ranked)), unknown)
     return tuple(causes)
 
 

@@ -298,6 +298,13 @@ def test_poor_measurement_lowers_confidence_from_the_events_on(quality: str, lev
     assert why in unsure.causes[0].against
 
 
+def test_a_clock_that_is_off_is_no_doubt_that_a_clock_is_off() -> None:
+    (found,) = incidents({'clock_offset_ns{source="chrony"}': step(1e3, -4e6)})
+    assert (found.kind, found.causes[0].kind) == ("clock_step", "clock_step")
+    assert found.causes[0].confidence > 0.8
+    assert "a clock was off" not in found.causes[0].against
+
+
 def test_unknown_comes_with_its_evidence() -> None:
     (found,) = incidents({'app_latency_ns{process="risk",stage="check"}': step(1e5, 9e6)})
     assert found.kind == "unknown"
