@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from typing import Any
 
 import numpy as np
@@ -151,6 +152,18 @@ def test_arista_time_after_the_macs() -> None:
     assert (b.hw_time_ns[0], b.dst_port[0], b.ether_type[0]) == (T0 + 250, 2222, 0x0800)
     short = b"\x00\x01\x01\x20" + (1_700_000_000 & 0xFFFF).to_bytes(2, "big") + (7).to_bytes(4, "big") + b"\x08\x00"
     assert one(eth(short + ip4(udp(b"z")), 0xD28B)).hw_time_ns[0] == T0 + 7
+
+
+@pytest.mark.parametrize(("ns", "late"), [(999_999_000, 2000), (999_999_000, 600_000_000), (500_000_000, 2000)])
+def test_aristas_rollover_is_taken_back_where_it_can_have_happened(ns: int, late: int) -> None:
+    """The low 34 bits are taken on the way in, the others on the way out: 4 s too many if they roll over between."""
+    second = 1_700_000_003  # 3 of 4
+    captured = second * 1_000_000_000 + ns + late
+    for wrong in (0, 4):
+        stamp = struct.pack(">HHII", 1, 0x0110, second + wrong, ns) + b"\x08\0"
+        (b,) = read_packets(io.BytesIO(pcap([(captured, eth(stamp + ip4(udp(b"x")), 0xD28B), -1)])))
+        far = wrong if ns == 500_000_000 else 0
+        assert b.hw_time_ns[0] == (second + far) * 1_000_000_000 + ns
 
 
 def test_nulls_of_one_batch_do_not_leak_into_the_next() -> None:

@@ -155,6 +155,11 @@ def frames() -> Iterator[bytes]:
     yield from (eth(ip4(T[:12] + bytes([doff]) + T[13:], 6)) for doff in (0x00, 0x40, 0xF0))
     yield from (eth(ip4(T, 6))[:n] for n in range(12, len(FRAME)))
     yield from (eth(ip4(U))[:n] for n in range(34, 60))
+    # found by changing bytes of the others
+    yield eth(b"\x21\1" + pppoe(ppp(FOUR))[2:], 0x8864)
+    yield from (eth(ip4(bytes([0, bits]) + b"\x08\0" + FOUR, 47)) for bits in (2, 7))
+    yield eth(b"\1\xff\0\1\0\x10\x08\0" + FOUR, 0x8909)
+    yield from (eth(ip4(gre(FOUR), 47, total=24 + n)) for n in (10, 20, 30, 44))
     yield from (eth(ip4(U[:4] + n + U[6:])) for n in (b"\0\0", b"\0\4", b"\xff\xf0"))
 
 
