@@ -22,9 +22,10 @@ from msgspec import structs
 
 from pipelines.config import Config
 from pipelines.engine import Engine, Memory, Step
-from pipelines.harvest import Care, known_boot, links, make_harvester
+from pipelines.harvest import Care, known_boot, make_harvester
 from pipelines.intake import CaptureIntake, Delivery, KafkaThread
 from pipelines.lease import LEASE_NS, myself, take
+from pipelines.links import links
 from pipelines.live import live_detectors, make_grouper, shadow_detectors
 from pipelines.logs import Repeats
 from pipelines.sinks import Sink, make_sinks

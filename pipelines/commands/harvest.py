@@ -119,7 +119,8 @@ def command(
     import msgspec
 
     from pipelines.config import load
-    from pipelines.harvest import copy, harvest, links, make_harvester, pin, stop_signals
+    from pipelines.harvest import copy, harvest, make_harvester, pin, stop_signals
+    from pipelines.links import links
     from pipelines.ui import counter
     from telemetry.store import Store
 
