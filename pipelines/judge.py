@@ -10,8 +10,8 @@ from typing import Any
 
 from pipelines.backtest import Outcome
 from pipelines.casebook import SHOWN, BacktestReport, rows_by_incident, rows_by_kind
+from pipelines.dossier import Dossier, Evaluated
 from pipelines.plots import costs_png, timeline_png
-from pipelines.registry import Dossier, Evaluated
 from pipelines.tracking import Tracker
 from telemetry.labels import format_time
 from telemetry.types import Label

@@ -7,25 +7,24 @@ MLflow is imported here and nowhere else on purpose: live scoring never waits fo
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import io
 import json
 import os
 import socket
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from detectors.build import build
 from detectors.spec import DetectorSpec
+from pipelines.dossier import Dossier, Evaluated, Registered, alert_table, code_digest, flat, libraries
 from pipelines.savefile import load_snapshots, save_snapshots
 from telemetry.errors import ConfigError, StoreError
-from telemetry.types import Alert, Snapshot
+from telemetry.types import Snapshot
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
@@ -33,69 +32,13 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default of 7 waits for minutes
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
-__all__ = ["Dossier", "Evaluated", "Registered", "Registry", "Unreachable", "code_digest", "parse_name"]
+__all__ = ["Registry", "Unreachable", "parse_name"]
 
 MODEL_FILE = Path(__file__).with_name("served.py")
 
 
 class Unreachable(StoreError):
     """The tracking server does not answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Registered:
-    """A version as the registry knows it."""
-
-    name: str
-    version: str
-    spec: DetectorSpec
-    snapshot: Snapshot | None
-    run_id: str
-    tags: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluated:
-    """A version's evaluation on a corpus; a row is a labelled incident (`incident, kind, found, delay_s, ...`)."""
-
-    version: str
-    corpus: str
-    run_id: str
-    at_ms: int
-    rows: tuple[Mapping[str, Any], ...]
-
-    @property
-    def caught(self) -> dict[str, bool]:
-        return {str(r["incident"]): bool(r["found"]) for r in self.rows}
-
-
-@dataclass(frozen=True, slots=True)
-class Dossier:
-    """What a backtest or a training found, to be logged with a version.
-
-    `metrics` are grouped by data set name; `pictures` maps a file name to PNG bytes, `pages` to HTML.
-    """
-
-    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    pictures: Mapping[str, bytes] = field(default_factory=dict)
-    pages: Mapping[str, str] = field(default_factory=dict)
-    alerts: Sequence[Alert] = ()
-    incidents: Sequence[Mapping[str, Any]] = ()
-    params: Mapping[str, Any] = field(default_factory=dict)
-    tags: Mapping[str, str] = field(default_factory=dict)
-    data: Any = None  # a pandas frame or None: logged as the run's input
-    data_digest: str = ""
-    context: str = "evaluation"  # or training: what the data was for
-
-
-def code_digest() -> str:
-    """Digest of Tailwatch's own source (what made this version)."""
-    root = Path(__file__).resolve().parent.parent
-    h = hashlib.blake2b(digest_size=12)
-    for package in ("telemetry", "features", "models", "detectors", "pipelines"):
-        for file in sorted((root / package).rglob("*.py")):
-            h.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes())
-    return h.hexdigest()
 
 
 def parse_name(text: str) -> tuple[str, str | None, str | None]:
@@ -173,7 +116,7 @@ class Registry:
             "tailwatch.spec_digest": spec.digest,
             "tailwatch.code_digest": code_digest(),
             "tailwatch.data_digest": evaluation.data_digest,
-            "tailwatch.libraries": json.dumps(_libraries()),
+            "tailwatch.libraries": json.dumps(libraries()),
             **evaluation.tags,
         }
         signature = ModelSignature(
@@ -210,7 +153,7 @@ class Registry:
                     artifacts=artifacts,
                     signature=signature,
                     input_example=(example, {"state": "registered"}),
-                    pip_requirements=[f"{k}=={v}" for k, v in _libraries().items()],
+                    pip_requirements=[f"{k}=={v}" for k, v in libraries().items()],
                 )
                 self._log_metrics(evaluation, model.model_id)
                 with redirect_stderr(io.StringIO()):  # it greets each version on standard error
@@ -231,7 +174,7 @@ class Registry:
         import pandas as pd
 
         mlflow = self._mlflow
-        mlflow.log_params({k: str(v)[:500] for k, v in {**_flat(spec), **evaluation.params}.items()})
+        mlflow.log_params({k: str(v)[:500] for k, v in {**flat(spec), **evaluation.params}.items()})
         mlflow.log_dict(spec.to_dict(), "spec.json")
         for file, data in evaluation.pictures.items():
             target = folder / file
@@ -240,7 +183,7 @@ class Registry:
         for file, text in evaluation.pages.items():
             mlflow.log_text(text, file)
         if evaluation.alerts:
-            mlflow.log_table(_alert_table(evaluation.alerts), "alerts.json")
+            mlflow.log_table(alert_table(evaluation.alerts), "alerts.json")
         if evaluation.incidents:
             mlflow.log_table(pd.DataFrame(list(evaluation.incidents)), "incidents.json")
 
@@ -311,7 +254,7 @@ class Registry:
             build(spec, version).restore(snapshot)
         except StoreError as error:
             wrote = json.loads(tags.get("tailwatch.libraries", "{}"))
-            here = _libraries()
+            here = libraries()
             differ = [f"{n} {v} (here {here.get(n, 'none')})" for n, v in sorted(wrote.items()) if here.get(n) != v]
             why = f"; it was made with {', '.join(differ)}" if differ else ""
             raise StoreError(f"{spec.name} v{version} cannot be loaded here: {error}{why}; train it again") from None
@@ -370,36 +313,6 @@ class Registry:
             return None
         path = folder / f"{registered.name}-v{registered.version}.npz"
         return str(path), save_snapshots(path, {"detector": registered.snapshot})
-
-
-def _alert_table(alerts: Sequence[Alert]) -> Any:
-    import pandas as pd
-
-    return pd.DataFrame(
-        [
-            {
-                "id": a.id, "detector": a.detector, "kind": a.kind, "series": str(a.series), "column": a.column,
-                "end_ns": a.end_ns, "onset_ns": a.onset_ns, "surprise": a.surprise, "score": a.score,
-                "value": a.value, "expected": a.expected, "grade": a.grade,
-            }
-            for a in alerts
-        ]
-    )  # fmt: skip
-
-
-def _flat(spec: DetectorSpec) -> dict[str, Any]:
-    out: dict[str, Any] = {"kind": spec.kind, "model.kind": spec.model.kind, "policy.kind": spec.policy.kind}
-    for i, part in enumerate(spec.features):
-        out |= {f"features.{i}.kind": part.kind, **{f"features.{i}.{k}": v for k, v in part.params.items()}}
-    out |= {f"model.{k}": v for k, v in spec.model.params.items()}
-    out |= {f"policy.{k}": v for k, v in spec.policy.params.items()}
-    return out
-
-
-def _libraries() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {n: version(n) for n in ("numpy", "numba", "scikit-learn", "statsmodels", "river", "pandas", "pyarrow")}
 
 
 @contextmanager

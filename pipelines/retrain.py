@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from detectors.spec import DetectorSpec
-from pipelines.registry import Dossier, code_digest
+from pipelines.dossier import Dossier, code_digest
 from pipelines.search import Ledger, Sweep, Trial, fold_ranges, run_trials
 from pipelines.tracking import Logged, Tracker
 from pipelines.train import Trained, train

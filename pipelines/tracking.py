@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 from detectors.spec import DetectorSpec
 from pipelines.codec import decode_alert, encode
 from pipelines.config import Config
-from pipelines.registry import Dossier, Registry, Unreachable
+from pipelines.dossier import Dossier
+from pipelines.registry import Registry, Unreachable
 from pipelines.savefile import load_snapshots, save_snapshots
 from telemetry.errors import StoreError
 from telemetry.types import Snapshot
 
 if TYPE_CHECKING:
-    from pipelines.registry import Registered
+    from pipelines.dossier import Registered
 
 __all__ = ["Logged", "Spool", "Tracker", "open_registry"]
 

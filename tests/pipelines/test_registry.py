@@ -14,10 +14,11 @@ from detectors.spec import DetectorSpec
 from pipelines import judge
 from pipelines.backtest import BUDGETS, backtest
 from pipelines.config import Config
+from pipelines.dossier import Dossier
 from pipelines.frames import score_frame
 from pipelines.judge import dossier, log_outcome
 from pipelines.promote import compare, fair
-from pipelines.registry import Dossier, Registry, parse_name
+from pipelines.registry import Registry, parse_name
 from pipelines.resolve import Candidate, resolve
 from pipelines.tracking import Tracker
 from pipelines.train import history, mask, train

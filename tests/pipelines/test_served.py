@@ -17,8 +17,9 @@ import pandas as pd
 import pytest
 
 from detectors.spec import DetectorSpec
+from pipelines.dossier import Dossier
 from pipelines.frames import score_frame
-from pipelines.registry import Dossier, Registry
+from pipelines.registry import Registry
 from pipelines.train import train
 from telemetry.source import ArraySource
 from telemetry.types import Events, SeriesKey

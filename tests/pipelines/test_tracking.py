@@ -20,7 +20,8 @@ from detectors.build import build
 from detectors.spec import DetectorSpec
 from pipelines.cli import cli
 from pipelines.config import Config
-from pipelines.registry import Dossier, Registry, Unreachable
+from pipelines.dossier import Dossier
+from pipelines.registry import Registry, Unreachable
 from pipelines.tracking import Spool, Tracker
 from telemetry.errors import StoreError
 from telemetry.types import Alert, SeriesKey
