@@ -41,6 +41,7 @@ class Database:
         text = os.fspath(url)
         self.url = text if "://" in text else f"sqlite:///{text}"
         self._sqlite = self.url.startswith("sqlite")
+        self._begin = "BEGIN IMMEDIATE"
         path = self.sqlite_path or ""
         if path and not create and not Path(path).exists():
             raise StoreError(f"{path}: no state database there (run 'tailwatch score' or 'tailwatch demo' first)")
@@ -55,7 +56,7 @@ class Database:
         if self._sqlite:
             self._busy_ms = busy_ms
             sa.event.listen(self._engine, "connect", self._sqlite_connect)
-            sa.event.listen(self._engine, "begin", _sqlite_begin)
+            sa.event.listen(self._engine, "begin", self._sqlite_begin)
         try:
             self._conn = self._engine.connect()
         except DBAPIError as error:
@@ -118,13 +119,12 @@ class Database:
     @contextmanager
     def look(self) -> Iterator[sa.Connection]:
         """A transaction that only reads: in SQLite it neither waits for a writer nor holds one up."""
-        if self._sqlite:
-            self._conn.info["begin"] = "BEGIN"
+        self._begin = "BEGIN"
         try:
             with self.transaction() as c:
                 yield c
         finally:
-            self._conn.info.pop("begin", None)
+            self._begin = "BEGIN IMMEDIATE"
 
     def close(self) -> None:
         self._conn.close()
@@ -138,6 +138,9 @@ class Database:
 
         return insert(table).on_conflict_do_nothing()
 
+    def _sqlite_begin(self, connection: sa.Connection) -> None:
+        connection.exec_driver_sql(self._begin)
+
     def _sqlite_connect(self, connection: Any, _: Any) -> None:
         connection.isolation_level = None  # our own BEGIN, below
         cursor = connection.cursor()
@@ -147,10 +150,6 @@ class Database:
         ):  # fmt: skip
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
-
-
-def _sqlite_begin(connection: sa.Connection) -> None:
-    connection.exec_driver_sql(connection.info.get("begin", "BEGIN IMMEDIATE"))
 
 
 def _no_table(error: DBAPIError) -> bool:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,16 @@ from pipelines.watch import Watcher
 from telemetry.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    """Other tests find the logger as it was."""
+    logger = logging.getLogger("tailwatch")
+    kept = list(logger.handlers), logger.propagate, logger.level
+    yield
+    logger.handlers[:], logger.propagate = kept[0], kept[1]
+    logger.setLevel(kept[2])
 
 
 @given(st.text(max_size=60), st.dictionaries(st.sampled_from(["where", "limit", "sink"]), st.text(max_size=20)))
