@@ -25,6 +25,7 @@ _TABLE: Final = 1 << 14
 _WITHIN_NS: Final = 1_000_000
 _SECOND: Final = 1_000_000_000
 _NULL: Final = np.iinfo(np.int64).min
+_NOTHING: Final = np.empty((0, 3), np.int64)
 _DROPS, _DAMAGES, _SNAPPED, _BACK, _DOUBLES = range(5)
 
 
@@ -94,6 +95,9 @@ class Marks:
         """
         dropped, damages, snapped, back = self._seen
         s = self._stats
+        if not self._open and doubled is None and self._seen == (s.dropped, s.damage_count, s.snapped, s.backwards):
+            self._high, self._last = high, int(time_ns[-1])
+            return _NOTHING
         self._seen = (s.dropped, s.damage_count, s.snapped, s.backwards)
         last = high // _SECOND
         self._add(_DROPS, last, s.dropped - dropped)

@@ -195,14 +195,21 @@ def soup(  # type: ignore[no-untyped-def]
         if i + AHEAD < n:
             prefetch(data, poffs[i + AHEAD])
         f = np.int64(flow[i])
-        if proto[i] != 6 or f < 0 or plens[i] <= 0 or times[i] == _NULL or poffs[i] < 0 or flags[i] < 0:
+        if proto[i] != 6 or f < 0:
             continue
         s = np.int64(soup_of[f]) - 1
+        if s == -2:
+            if flags[i] >= 0 and flags[i] & 2:
+                soup_of[f] = 0  # another connection
+            continue
+        if plens[i] <= 0 or times[i] == _NULL or poffs[i] < 0 or flags[i] < 0:
+            continue
         cap, size, at = np.int64(pcaps[i]), np.int64(plens[i]), poffs[i]
         if at + cap > len(data):
             continue
         if s < 0:
-            if s == -2 or not _accepts(data, at, cap):
+            if not _accepts(data, at, cap):
+                soup_of[f] = -1  # a server's first word is whether it accepts
                 continue
             if count >= len(state):
                 return i, k, count

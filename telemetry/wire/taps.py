@@ -280,6 +280,8 @@ class Run:
         return True
 
     def _marked(self, stream: _Stream, rows: Int64) -> None:
+        if not len(rows):
+            return
         for mark in np.unique(rows[:, 0]).tolist() if len(rows) else ():
             part = rows[rows[:, 0] == mark]
             self.collector.add(_MARK + mark, np.full(len(part), stream.number), part[:, 1], part[:, 2])
