@@ -117,8 +117,10 @@ def _gaps(n, times, flow, group_of, groups, every, window, clock, acc, touched, 
             continue
         if not every:
             g = np.int64(group_of[f])
+            if g < 0:
+                continue
             # a feed that was told later in this batch is none yet: the batch must make no difference
-            if g < 0 or groups[g, G_FORMAT] < 0 or t < groups[g, G_SINCE]:
+            if groups[g, G_FORMAT] < 0 or t < groups[g, G_SINCE]:
                 continue
         if t >= end:
             if end != _NULL:
@@ -154,21 +156,27 @@ class Gaps:
         self._clock = np.array([_NULL, 0], np.int64)
         self._acc = np.zeros((1024, 4), np.int64)
         self._touched = np.zeros(1024, np.int64)
+        self._out = np.empty((0, 6), np.int64)
 
     def push(
         self, time_ns: Int64, flow: NDArray[np.int32], flows: int, group_of: NDArray[np.int32], groups: Int64
     ) -> Int64:
-        """Feed packets; return rows (0, flow, window end, gaps, mean ns, longest ns) of windows that closed."""
+        """Feed packets; return rows (0, flow, window end, gaps, mean ns, longest ns) of windows that closed.
+
+        The rows are a buffer that the next call overwrites.
+        """
         if flows > len(self._acc):
             grow = max(flows, 2 * len(self._acc)) - len(self._acc)
             self._acc = np.concatenate([self._acc, np.zeros((grow, 4), np.int64)])
             self._touched = np.concatenate([self._touched, np.zeros(grow, np.int64)])
-        out = np.empty((len(time_ns) + int(self._clock[1]), 6), np.int64)
+        need = len(time_ns) + int(self._clock[1])
+        if need > len(self._out):
+            self._out = np.empty((2 * need, 6), np.int64)
         k = _gaps(
             len(time_ns), time_ns, flow, group_of, groups, self._every, self.window_ns, self._clock, self._acc,
-            self._touched, out,
+            self._touched, self._out,
         )  # fmt: skip
-        return out[:k]
+        return self._out[:k]
 
     def finish(self) -> Int64:
         """Close the last window."""
