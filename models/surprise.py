@@ -198,10 +198,14 @@ def _calibrate(
                 continue
             if seen[c] >= WARM_UP:
                 total = counts[c].sum()
-                best = tail_score(x, top[c, 0], held[c, 0], total, seen[c], fit[c, 0], PRECEDENT)
+                best: float = 0.0
+                if x > fit[c, 0, 0]:  # rows of arrays cost atomic counts: only the few values that need them
+                    best = tail_score(x, top[c, 0], held[c, 0], total, seen[c], fit[c, 0], PRECEDENT)
                 where = 1 if best > 0.0 else 0
                 if sides > 1:
-                    low = tail_score(-x, top[c, 1], held[c, 1], total, seen[c], fit[c, 1], PRECEDENT)
+                    low: float = 0.0
+                    if -x > fit[c, 1, 0]:
+                        low = tail_score(-x, top[c, 1], held[c, 1], total, seen[c], fit[c, 1], PRECEDENT)
                     if low > best:
                         best, where = low, -1
                     best = max(best - 0.3010299956639812, 0.0)
