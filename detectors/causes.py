@@ -33,6 +33,8 @@ KERNEL_BYPASSED = ("kernel",)
 FELT = ("app_", "wire_latency", "wire_lost", "tcp_rtt", "tick_to_trade", "feed_gap", "feed_delay")
 QUALITY = (
     ("capture_drops", 1.0, 0.8, "the capture dropped packets"),
+    ("capture_damages", 1.0, 0.8, "the capture is damaged: packets are missing in it"),
+    ("capture_steps_back", 1.0, 0.85, "times in the capture run backwards"),
     ("clock_offset_ns", 1e5, 0.7, "a clock was off"),
     ("sampler_late_ns", 2e7, 0.85, "the sampler was late"),
 )

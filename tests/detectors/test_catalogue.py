@@ -287,6 +287,8 @@ def test_fused_continues_from_a_snapshot() -> None:
     [
         ('sampler_late_ns{}', pulses(1e5, 4e7, 9), "the sampler was late"),
         ('capture_drops{tap="trd"}', pulses(0, 50, 9), "the capture dropped packets"),
+        ('capture_damages{tap="trd"}', pulses(0, 1, 9), "the capture is damaged: packets are missing in it"),
+        ('capture_steps_back{tap="trd"}', pulses(0, 3, 9), "times in the capture run backwards"),
         ('clock_offset_ns{source="chrony"}', pulses(1e3, -4e5, 9), "a clock was off"),
     ],
 )  # fmt: skip
@@ -296,6 +298,28 @@ def test_poor_measurement_lowers_confidence_from_the_events_on(quality: str, lev
     assert sure.kind == unsure.kind == "udp_overflow"
     assert unsure.causes[0].confidence < sure.causes[0].confidence
     assert why in unsure.causes[0].against
+
+
+@pytest.mark.parametrize("metric", ["capture_drops", "capture_damages", "capture_steps_back"])
+def test_a_capture_that_says_nothing_until_it_is_poor_lowers_confidence(metric: str) -> None:
+    whole = events({**FAULTS["network_gap"], f'{metric}{{tap="trd"}}': pulses(0, 1, 9)})
+    keys = tuple(  # captures are a host of their own
+        SeriesKey.of("wire", k.metric, **dict(k.labels))
+        if k.metric.startswith(("wire", "feed", "tcp", "capture"))
+        else k
+        for k in whole.keys
+    )
+    mark = np.array([k.metric == metric for k in keys])[whole.series]
+
+    def found(keep: np.ndarray) -> Incident:
+        part = Events(keys, whole.series[keep], whole.time_ns[keep], whole.seen_ns[keep], whole.value[keep])
+        (only,) = {c.incident.id: c.incident for c in Fused().push(part)[1]}.values()
+        return only
+
+    sure, unsure = found(~mark), found(~mark | (whole.value > 0))
+    assert sure.kind == unsure.kind == "network_gap"
+    assert unsure.causes[0].confidence < sure.causes[0].confidence
+    assert any("capture" in text for text in unsure.causes[0].against)
 
 
 def test_a_clock_that_is_off_is_no_doubt_that_a_clock_is_off() -> None:
