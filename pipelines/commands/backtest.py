@@ -78,6 +78,7 @@ def command(
     from pipelines.resolve import resolve
     from pipelines.tracking import Tracker
     from pipelines.ui import counter
+    from telemetry.selectors import of_host
     from telemetry.store import Store
 
     config = load(path)
@@ -94,7 +95,7 @@ def command(
             hosts = sorted(store.hosts()) if by_host else []
         labels, name = store_labels(config, incidents)
         whole = Case("", "store", where, tuple(labels), lo, hi)
-        cases = [Case("", "store", where, tuple(labels), lo, hi, f'host="{h}"') for h in hosts] or [whole]
+        cases = [Case("", "store", where, tuple(labels), lo, hi, str(of_host(h))) for h in hosts] or [whole]
     with executor(cluster, jobs) as pool, counter("replaying", "pieces", None) as progress:
         outcomes, left_out = run_tasks(pool, candidates, cases, progress)
     for reason in left_out:
