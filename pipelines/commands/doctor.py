@@ -30,7 +30,7 @@ def command(path: str | None, store_path: str | None, root: str, seconds: float,
     import msgspec
 
     from pipelines.config import load
-    from pipelines.doctor import examine
+    from pipelines.doctor.examine import examine
 
     findings = examine(root, store=store_path or load(path).store, seconds=seconds)
     if as_json:

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from pipelines.commands.doctor import command
-from pipelines.doctor import examine, sampler_cost
+from pipelines.doctor.examine import examine, sampler_cost
 from telemetry.store import Store
 
 TREE = Path(__file__).parents[1] / "fixtures/proc/linux-5.14"
