@@ -10,6 +10,7 @@ from detectors.policy import ALERT, Decision, Policy
 from detectors.spec import DetectorSpec
 from features.base import FeatureBuilder
 from models.base import Model
+from models.spread import PER_SERIES, FitsOver, Spread, fit_by_series
 from telemetry.errors import StoreError
 from telemetry.types import Alert, Events, Nanos, Panel, Scores, SeriesKey, Snapshot, alert_id
 
@@ -63,12 +64,30 @@ class Detector:
         alerts.sort(key=lambda a: (a.end_ns, a.id))
         return alerts
 
-    def fit(self, history: tuple[Panel, ...]) -> None:
-        """Let the models learn from history (panels as `features` makes them)."""
+    def fit(self, history: tuple[Panel, ...], spread: Spread | None = None, *, split: bool = False) -> None:
+        """Let the models learn from history (panels as `features` makes them).
+
+        Parameters
+        ----------
+        spread : callable, optional
+            Runs the pieces of a model that can hand its fit out (see `spreads`); the result is the same.
+        split : bool
+            Whether `spread` has other processes: only then is a fit worth splitting by series.
+        """
         for panel in history:
             model, _ = self._lane(panel.window_ns)
             model.align(panel.keys)
-            model.fit(panel)
+            if spread is not None and isinstance(model, FitsOver):
+                model.fit_over(panel, spread)
+            elif spread is not None and split and self.spec.model.kind in PER_SERIES:
+                fit_by_series(model, panel, spread)
+            else:
+                model.fit(panel)
+
+    @property
+    def spreads(self) -> bool:
+        """Whether `fit` can be spread over processes: joint models, and those that pickle, are fitted in one."""
+        return self.spec.model.kind in PER_SERIES or isinstance(self._make_model(), FitsOver)
 
     def rewind(self, features: FeatureBuilder) -> None:
         """Keep what the models learnt; forget windows, the watermark and what the policy said.

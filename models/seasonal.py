@@ -8,8 +8,9 @@ their own. The level follows by at most 5 % of itself a day, and the interval wi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from multiprocessing import get_context
 from typing import Any
 
@@ -18,6 +19,7 @@ from numba import njit
 
 from models.keyed import pack_names, unpack_names
 from models.seasonal_fit import KINDS, Fitted, fit_series
+from models.spread import Spread
 from models.surprise import Calibrator
 from telemetry.errors import ConfigError, NoDataError, StoreError
 from telemetry.types import Float64, Int64, Panel, Scores, SeriesKey, State
@@ -27,6 +29,7 @@ __all__ = ["SeasonalModel"]
 _VERSION = 1
 _DAY_NS = 86_400 * 10**9
 _MOST_PHASES = 10_080
+_CHUNK, _CHUNKS = 16, 64  # channels handed out at once at most; pieces of work there should be
 _PHASES_OF_DAY = 6  # the clock's phase of the session, and unknown
 
 (LEVEL, DRIFT, FOLLOW, ANCHOR) = range(4)
@@ -138,7 +141,13 @@ class SeasonalModel:
         return phase, session, phases
 
     def fit(self, history: Panel) -> None:
+        """Fit every channel, by `workers` processes; see `fit_over`."""
+        self.fit_over(history, self._own)
+
+    def fit_over(self, history: Panel, spread: Spread) -> None:
         """Fit every channel; called again, the new tables are blended with the old by days of history.
+
+        Nearly all of the time goes into single channels, so these are what `spread` gets.
 
         Raises
         ------
@@ -155,23 +164,25 @@ class SeasonalModel:
             self._empty(len(self._keys) * len(self._columns), phases)
         self.align(history.keys)
         grid = ((history.end_ns - history.end_ns[0]) // history.window_ns).astype(np.int64)
-        size, period, width = int(grid[-1]) + 1, self._period(history.window_ns), len(self._columns)
+        steps, period, width = int(grid[-1]) + 1, self._period(history.window_ns), len(self._columns)
         values = history.channel_values()
         usual = self._find_usual(phase, session, phases)
         jobs = []
         for i in range(len(history.keys)):
-            own = np.full(size, -1, np.int64)
+            own = np.full(steps, -1, np.int64)
             own[grid] = phase[:, i]
             missing = np.flatnonzero(own < 0)
             if len(missing):  # a gap's phase does not matter: its value is missing
                 own[missing] = 0
-            normal = np.zeros(size, np.bool_)
+            normal = np.zeros(steps, np.bool_)
             normal[grid] = (phase[:, i] >= 0) & (session[:, i] == usual[np.maximum(phase[:, i], 0)])
             for c in range(width):
-                y = np.full(size, np.nan)
+                y = np.full(steps, np.nan)
                 y[grid] = values[:, i, c]
                 jobs.append((y, own, normal))
-        fitted = self._run(jobs, phases, period)
+        size = max(1, min(_CHUNK, -(-len(jobs) // _CHUNKS)))
+        chunks = [(jobs[i : i + size], phases, period, self._kind) for i in range(0, len(jobs), size)]
+        fitted = [found for chunk in spread(_fit_chunk, chunks) for found in chunk]
         days = len(history.end_ns) / period
         share = days / (days + min(self._days, self._keep)) if again else 1.0
         self.notes = {}
@@ -215,24 +226,20 @@ class SeasonalModel:
         np.add.at(counts, (phase[ok], session[ok]), 1)
         return counts[:, :_PHASES_OF_DAY].argmax(axis=1)
 
-    def _run(self, jobs: list[Any], phases: int, period: int) -> list[Fitted]:
-        size = max(1, min(16, -(-len(jobs) // (4 * self._workers))))
-        chunks = [(jobs[i : i + size], phases, period, self._kind) for i in range(0, len(jobs), size)]
-        out: list[Fitted] = []
-        if self._workers == 1:
-            for chunk in chunks:
-                out += _fit_chunk(chunk)
-                self._tell(len(out), len(jobs))
-            return out
-        with ProcessPoolExecutor(self._workers, mp_context=get_context("spawn")) as pool:
-            for done in pool.map(_fit_chunk, chunks):
-                out += done
-                self._tell(len(out), len(jobs))
+    def _own(self, task: Callable[[Any], Any], chunks: Sequence[Any]) -> list[Any]:
+        """Run chunks here or in processes of one's own."""
+        total, done = sum(len(c[0]) for c in chunks), 0
+        out: list[Any] = []
+        with ExitStack() as stack:
+            run: Callable[..., Iterator[Any]] = map
+            if self._workers > 1:
+                run = stack.enter_context(ProcessPoolExecutor(self._workers, mp_context=get_context("spawn"))).map
+            for found in run(task, chunks):
+                out.append(found)
+                done += len(found)
+                if self.progress is not None:
+                    self.progress(done, total)
         return out
-
-    def _tell(self, done: int, total: int) -> None:
-        if self.progress is not None:
-            self.progress(done, total)
 
     def align(self, keys: Sequence[SeriesKey]) -> None:
         """Let tables follow the keys; a series without history has none and is not scored."""

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from telemetry.errors import ConfigError
 
-__all__ = ["executor", "run_all"]
+__all__ = ["Here", "executor", "run_all"]
 
 T = TypeVar("T")
 R = TypeVar("R")

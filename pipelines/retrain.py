@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from detectors.spec import DetectorSpec
+from pipelines.cluster import Here, run_all
 from pipelines.dossier import Dossier, code_digest
 from pipelines.search import Ledger, Sweep, Trial, fold_ranges, run_trials
 from pipelines.tracking import Logged, Tracker
-from pipelines.train import Trained, train
+from pipelines.train import Trained, learn, warm
 from telemetry.errors import ConfigError, NoDataError
 from telemetry.store import Store
 from telemetry.types import Label, Nanos
@@ -99,8 +100,15 @@ def retrain(
                 _log_trial(trial, parent, ranges, tracker, ledger)
                 trials.append(trial)
         best, count = max(trials, key=lambda t: t.worth(sweep.by)), len(trials)
-    with Store(store_path, create=False) as store, progress(f"training {spec.name}", "events", None) as tell:
-        trained = train(best.spec, store, lo, hi, masked=labels, progress=tell)
+
+    def spread(task: Callable[[Any], Any], work: Sequence[Any]) -> list[Any]:
+        with progress(f"fitting {spec.name}", "parts", len(work)) as tell:
+            return run_all(pool, task, work, tell)
+
+    with Store(store_path, create=False) as store:
+        learnt = learn(best.spec, store, lo, hi, masked=labels, spread=spread, split=not isinstance(pool, Here))
+        with progress(f"warming {spec.name}", "events", None) as tell:
+            trained = warm(learnt, store, lo, hi, tell)
     made, per_day = _register(best, trained, parent, alias, key, tracker)
     figures = {k: v for k, v in best.figures.items() if not math.isnan(v)} if folds else {}
     done: dict[str, Any] = {

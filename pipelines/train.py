@@ -11,13 +11,14 @@ import numpy as np
 from detectors.build import build
 from detectors.detector import Detector
 from detectors.spec import DetectorSpec
+from models.spread import Spread
 from pipelines.reference import Reference, reference_of, with_reference
 from pipelines.replay import replay
 from telemetry.errors import NoDataError
 from telemetry.source import Source
 from telemetry.types import Alert, Events, Label, Nanos, Panel, Snapshot
 
-__all__ = ["Trained", "history", "train"]
+__all__ = ["Learnt", "Trained", "history", "learn", "train", "warm"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,15 @@ def mask(panel: Panel, labels: Sequence[Label]) -> Panel:
     return Panel(panel.keys, panel.columns, panel.window_ns, panel.end_ns, values)
 
 
-def train(
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """A detector fitted on panels (incidents masked), not yet warmed by a replay."""
+
+    detector: Detector
+    clean: tuple[Panel, ...]
+
+
+def learn(
     spec: DetectorSpec,
     source: Source,
     from_ns: Nanos,
@@ -120,9 +129,10 @@ def train(
     *,
     masked: Sequence[Label] = (),
     version: str = "new",
-    progress: Callable[[int], None] | None = None,
-) -> Trained:
-    """Fit `spec` on the events first seen in ``[from_ns, to_ns)`` and warm it up on them.
+    spread: Spread | None = None,
+    split: bool = False,
+) -> Learnt:
+    """Fit `spec` on the events first seen in ``[from_ns, to_ns)``, by `spread` where its model can (`Detector.fit`).
 
     Raises
     ------
@@ -134,11 +144,37 @@ def train(
         raise NoDataError(f"{spec.name}: no windows in the training range; nothing was learnt")
     detector = build(spec, version)
     clean = tuple(mask(p, masked) for p in panels)
-    detector.fit(clean)
+    detector.fit(clean, spread, split=split)
+    return Learnt(detector, clean)
+
+
+def warm(
+    learnt: Learnt, source: Source, from_ns: Nanos, to_ns: Nanos, progress: Callable[[int], None] | None = None
+) -> Trained:
+    """Replay what was learnt from, so that scoring goes on where the range ends."""
     counted = _Counted(source, progress)
-    alerts = list(replay(detector, counted, from_ns, to_ns))
-    windows = sum(len(p.end_ns) for p in panels)
+    alerts = list(replay(learnt.detector, counted, from_ns, to_ns))
+    windows = sum(len(p.end_ns) for p in learnt.clean)
     return Trained(
-        detector, alerts, counted.events, counted.keys, windows, counted.first, counted.last + 1, counted.digest,
-        reference_of(clean),
+        learnt.detector, alerts, counted.events, counted.keys, windows, counted.first, counted.last + 1,
+        counted.digest, reference_of(learnt.clean),
     )  # fmt: skip
+
+
+def train(
+    spec: DetectorSpec,
+    source: Source,
+    from_ns: Nanos,
+    to_ns: Nanos,
+    *,
+    masked: Sequence[Label] = (),
+    version: str = "new",
+) -> Trained:
+    """Fit `spec` on the events first seen in ``[from_ns, to_ns)`` and warm it up on them, in this process.
+
+    Raises
+    ------
+    NoDataError
+        The range is empty.
+    """
+    return warm(learn(spec, source, from_ns, to_ns, masked=masked, version=version), source, from_ns, to_ns)

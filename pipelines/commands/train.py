@@ -19,8 +19,10 @@ __all__ = ["command"]
 @click.option("--trials", type=click.IntRange(1), help="Draw so many combinations of the grid.")
 @click.option("--seed", type=int, help="Of the draw [default: 0].")
 @click.option("--by", help="The figure that the best trial is chosen by [default: event_f1].")
-@click.option("--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes, by fold and trial.")
-@click.option("--cluster", metavar="tcp://HOST:PORT", help="Run folds and trials on a Dask cluster instead.")
+@click.option(
+    "--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes: folds, trials, series."
+)
+@click.option("--cluster", metavar="tcp://HOST:PORT", help="Run them on a Dask cluster instead.")
 @click.option("--alias", default="challenger", show_default=True, help="Alias for the new version ('' for none).")
 @click.option("--anew", is_flag=True, help="Train again what was trained on the same data by the same code.")
 @click.option("--json", "as_json", is_flag=True, help="Print the versions as JSON.")
@@ -47,8 +49,8 @@ def command(
     """Fit DETECTORS (spec files or catalogue names) on history and register the versions in MLflow.
 
     A fold learns from all that came before it and is judged on what comes next. A sweep tries parameters that way; the
-    best are fitted on the whole range. Folds and trials are nested runs. A training that was killed goes on where it
-    was when it is started again.
+    best are fitted on the whole range, series in parallel (joint, subspace, sklearn and river models in one process).
+    Folds and trials are nested runs. A training that was killed goes on where it was when it is started again.
 
     \b
     Examples:
@@ -61,6 +63,7 @@ def command(
     from dataclasses import asdict, replace
     from pathlib import Path
 
+    from detectors.build import build
     from pipelines.cluster import executor
     from pipelines.config import load
     from pipelines.experiment import store_labels
@@ -91,6 +94,10 @@ def command(
     done = []
     with executor(cluster, jobs) as pool:
         for candidate in candidates:
+            if (jobs > 1 or cluster) and not build(candidate.spec).spreads:
+                kind = candidate.spec.model.kind
+                why = "its state is pickled as a whole" if kind == "river" else "it looks at all series together"
+                click.echo(f"{candidate.spec.name}: model {kind!r} is fitted in one process: {why}", err=True)
             done.append(
                 retrain(
                     candidate.spec, where, lo, hi, labels, tracker, pool, Path(config.checkpoints) / "training",

@@ -8,7 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +19,13 @@ from click.testing import CliRunner
 
 from detectors.spec import DetectorSpec
 from pipelines.cli import cli
+from pipelines.cluster import executor, run_all
 from pipelines.registry import Registry
 from pipelines.search import Ledger, Sweep, Trial, fold_ranges, with_params
+from pipelines.train import learn, warm
 from telemetry.errors import ConfigError
 from telemetry.labels import write_labels
+from telemetry.source import ArraySource
 from telemetry.store import Store
 from telemetry.types import Events, Label, SeriesKey
 
@@ -129,6 +135,46 @@ def test_a_killed_training_goes_on(place: Path, tmp_path: Path) -> None:
     after = ledgers[0].read_text()
     assert all(after.count(json.dumps(key)) == 1 for key in before)  # nothing was done twice
     assert json.loads(result.stdout)[0]["trials"] == 4
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Executor]:
+    with executor(jobs=2) as processes:
+        yield processes
+
+
+@pytest.mark.parametrize("kind", ["light", "seasonal", "joint"])
+def test_two_processes_fit_what_one_does(pool: Executor, kind: str) -> None:
+    rng = np.random.default_rng(1)
+    keys = tuple(SeriesKey.of("h", "lat_ns", flow=str(i)) for i in range(5))
+    t = np.sort(rng.integers(0, 900 * SECOND, 20_000)) + START
+    events = ArraySource(Events(keys, rng.integers(0, 5, len(t)), t, t, rng.lognormal(10, 0.3, len(t))))
+    spec = DetectorSpec.from_toml(SPEC.replace('kind = "light"', f'kind = "{kind}"'))
+    handed: list[int] = []
+
+    def spread(task: Callable[[Any], Any], work: Sequence[Any]) -> list[Any]:
+        handed.append(len(work))
+        return run_all(pool, task, work)
+
+    one = learn(spec, events, 0, 2**62, masked=LABELS[:1])
+    two = learn(spec, events, 0, 2**62, masked=LABELS[:1], spread=spread, split=True)
+    assert handed == ([] if kind == "joint" else [5])
+    for learnt in (one, two):
+        warm(learnt, events, 0, 2**62)
+    a, b = one.detector.snapshot(), two.detector.snapshot()
+    assert a.meta == b.meta
+    assert list(a.arrays) == list(b.arrays)
+    for name, array in a.arrays.items():
+        np.testing.assert_array_equal(array, b.arrays[name], err_msg=name, strict=True)
+
+
+def test_a_joint_model_says_that_it_is_fitted_in_one_process(place: Path) -> None:
+    (place / "together.toml").write_text(SPEC.replace('"folded"', '"together"').replace('"light"', '"joint"'))
+    run = [a.replace("folded.toml", "together.toml") for a in arguments(place, "--jobs", "2")]
+    result = CliRunner().invoke(cli, run)
+    assert result.exit_code == 0, result.output
+    assert "together: model 'joint' is fitted in one process: it looks at all series together" in result.stderr
+    assert "together v1 (challenger): 1 series" in result.stdout
 
 
 def test_folds_only_look_back() -> None:
