@@ -43,7 +43,7 @@ class Collector:
             ("tailwatch_deliveries", "Messages acknowledged by sinks.", w.delivered),
             ("tailwatch_errors", "Things that went wrong and were survived.", c.errors),
             ("tailwatch_samples_dropped", "Samples that could not be stored.", c.dropped),
-            ("tailwatch_series_refused_samples", "Samples of series beyond the limit.", w.engine.guard.refused),
+            ("tailwatch_series_refused_samples", "Samples of series beyond the limit.", w.scorer.engine.guard.refused),
         )
         for name, text, value in counters:
             yield CounterMetricFamily(name, text, value=value)
@@ -57,10 +57,10 @@ class Collector:
             ("tailwatch_watermark_timestamp_seconds", "Event time up to which all is decided.", c.watermark_ns / 1e9),
             ("tailwatch_last_success_timestamp_seconds", "Last committed step.", c.last_success_ns / 1e9),
             ("tailwatch_sampler_late_seconds", "How late the last sample was.", c.late_ns / 1e9),
-            ("tailwatch_open_incidents", "Incidents that are open.", len(w.grouper.open_incidents)),
-            ("tailwatch_uncommitted", "Alerts and incident steps that wait for the database.", w.engine.waiting),
-            ("tailwatch_series", "Series being scored.", len(w.engine.guard)),
-            ("tailwatch_series_limit", "Most series that are let in.", w.engine.guard.most),
+            ("tailwatch_open_incidents", "Incidents that are open.", len(w.scorer.grouper.open_incidents)),
+            ("tailwatch_uncommitted", "Alerts and incident steps that wait for the database.", w.scorer.engine.waiting),
+            ("tailwatch_series", "Series being scored.", len(w.scorer.engine.guard)),
+            ("tailwatch_series_limit", "Most series that are let in.", w.scorer.engine.guard.most),
         )
         for name, text, level in gauges:
             yield GaugeMetricFamily(name, text, value=level)
@@ -70,7 +70,7 @@ class Collector:
             "tailwatch_surprise_exceeding_ratio", "Share of scores of at least `level`; 10^-level when calibrated.",
             labels=["detector", "level"],
         )  # fmt: skip
-        for detector, seen in sorted(w.engine.calibration.items()):
+        for detector, seen in sorted(w.scorer.engine.calibration.items()):
             for level in (1, 2, 3):
                 share.add_metric([detector, str(level)], float(seen[level]) / max(float(seen[0]), 1.0))
         yield share

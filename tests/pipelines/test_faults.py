@@ -18,7 +18,7 @@ import pytest
 
 from benchmarks.service_crash import START, make_store, outcome
 from benchmarks.service_faults import SECOND, config, disks, jumping_clock, power_cuts
-from pipelines import watch
+from pipelines import scorer
 from pipelines.score import Locked, score
 from pipelines.sinks import deliver, make_sinks
 from pipelines.state import LeaseLost, StateDB
@@ -56,7 +56,7 @@ def served(folder: Path, store: Path, disturb: Callable[[Watcher], None] = lambd
     assert last is not None
     for _ in range(600):
         time.sleep(0.1)
-        if watcher.engine.offsets.get("h", 0) > last and not watcher.engine.waiting:
+        if watcher.scorer.engine.offsets.get("h", 0) > last and not watcher.scorer.engine.waiting:
             break
     watcher.stop.set()
     thread.join()
@@ -124,7 +124,7 @@ def test_a_locked_database_is_waited_for(calm: Path, store: Path, tmp_path: Path
 def test_what_cannot_be_committed_does_not_grow_without_end(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "HELD_MOST", 200)
+    monkeypatch.setattr(scorer, "HELD_MOST", 200)
     two = tmp_path / "two"
     with Store(store, create=False) as whole, Store(two) as both:
         for b in whole.read(0, 2**62):
@@ -138,10 +138,10 @@ def test_what_cannot_be_committed_does_not_grow_without_end(
             other.execute("BEGIN IMMEDIATE")
             for _ in range(600):
                 time.sleep(0.1)
-                if watcher.engine.waiting > 200:
+                if watcher.scorer.engine.waiting > 200:
                     break
             time.sleep(2)
-            known.append((set(watcher.engine.offsets), watcher.engine.waiting > 200))
+            known.append((set(watcher.scorer.engine.offsets), watcher.scorer.engine.waiting > 200))
             other.execute("ROLLBACK")
 
     served(tmp_path, two, disturb)
@@ -192,7 +192,7 @@ def test_a_service_holds_its_partition(store: Path, tmp_path: Path) -> None:
     watcher = Watcher(config(tmp_path, store), host="h", harvest=False)
     with StateDB(tmp_path / "state.db") as state:
         (part,) = state.parts()
-        assert part["lease_owner"] == watcher._owner
+        assert part["lease_owner"] == watcher.scorer._owner
     command = [sys.executable, "-m", "pipelines.cli", "score", "--store", store, "--state", tmp_path / "state.db"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 75, done.stderr
@@ -247,8 +247,8 @@ def test_trouble_is_told_once_in_a_while(tmp_path: Path, store: Path) -> None:
     try:
         watcher = Watcher(config(tmp_path, store), host="h", harvest=False)
         for _ in range(50):
-            watcher._trouble("store", StoreError("full"))
-        watcher._trouble("store", StoreError("read-only"))
+            watcher._troubles.tell("store", StoreError("full"))
+        watcher._troubles.tell("store", StoreError("read-only"))
         watcher.close()
     finally:
         logger.removeHandler(listen)

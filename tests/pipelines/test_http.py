@@ -24,11 +24,12 @@ from telemetry.errors import ConfigError
 def idle() -> Any:
     """What the pages ask of a service that has done nothing yet."""
     from pipelines.cardinality import Guard
-    from pipelines.watch import Counters
+    from pipelines.counters import Counters
 
     engine = SimpleNamespace(calibration={}, guard=Guard(10), waiting=0)
     grouper = SimpleNamespace(open_incidents=())
-    return SimpleNamespace(counters=Counters(), engine=engine, grouper=grouper, delivered=0, captures=None)
+    scorer = SimpleNamespace(engine=engine, grouper=grouper)
+    return SimpleNamespace(counters=Counters(), scorer=scorer, delivered=0, captures=None)
 
 
 @pytest.fixture(scope="module")

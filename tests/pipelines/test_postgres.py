@@ -121,20 +121,20 @@ def test_a_service_waits_for_a_database_that_is_away(server: Server, tmp_path: P
     server.stop()
     thread = threading.Thread(target=watcher.run)
     try:
-        watcher.engine.resume = dict  # type: ignore[method-assign, assignment]  # it started before the server went
+        watcher.scorer.engine.resume = dict  # type: ignore[method-assign, assignment]  # it started before the server went
         thread.start()
         for _ in range(600):
             time.sleep(0.1)
-            if watcher.engine.waiting and watcher.counters.errors > 1:
+            if watcher.scorer.engine.waiting and watcher.counters.errors > 1:
                 break
         assert thread.is_alive()
-        assert watcher.engine.waiting > 0
+        assert watcher.scorer.engine.waiting > 0
         assert watcher.counters.errors > 1
     finally:
         server.start()
     for _ in range(600):
         time.sleep(0.1)
-        if not watcher.engine.waiting:
+        if not watcher.scorer.engine.waiting:
             break
     watcher.stop.set()
     thread.join()
