@@ -23,7 +23,6 @@ __all__ = ["FLOAT_BIT", "Cells", "Log"]
 FLOAT_BIT = 1 << 30
 """Set in a series index where a log of integers holds the bits of a float64."""
 
-_MASK = FLOAT_BIT - 1
 _CELLS = 1 << 20  # at most so many (window, series) cells are sorted at once
 _POOL = 4  # buffers kept for reuse
 

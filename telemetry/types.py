@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,6 @@ __all__ = [
     "SeriesKey",
     "Snapshot",
     "State",
-    "Stateful",
     "alert_id",
 ]
 
@@ -55,14 +54,6 @@ CLOCK_PREFIX = "clock_"
 
 _LABEL = re.compile(r'([A-Za-z_][A-Za-z0-9_]*)="((?:[^"\\]|\\.)*)"(?:,|$)')
 _ESCAPE = re.compile(r"\\(.)")
-
-
-@runtime_checkable
-class Stateful(Protocol):
-    """Something whose memory is plain arrays; ``restore(snapshot())`` continues exactly."""
-
-    def snapshot(self) -> State: ...
-    def restore(self, state: State) -> None: ...
 
 
 @lru_cache(maxsize=1 << 16)  # a snapshot of a thousand series writes each of them ten times

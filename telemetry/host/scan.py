@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from telemetry.types import Int64
 
-__all__ = ["Field", "Token", "lines", "scan_fields", "shape_of"]
+__all__ = ["Field", "Token", "lines", "scan_fields"]
 
 
 class Token(NamedTuple):
@@ -56,13 +56,6 @@ def lines(text: bytes, *, hexa: bool = False) -> list[list[Token]]:
                 tokens.append(Token(word, -1))
         out.append(tokens)
     return out
-
-
-def shape_of(text: bytes, *, hexa: bool = False) -> tuple[int, int]:
-    """Count of numbers and hash of the shape of a file."""
-    none = np.empty(0, np.int64)
-    room = np.empty(len(text) // 2 + 2, np.int64)
-    return scan_fields(np.frombuffer(text, np.uint8), len(text), hexa, room, none, none, none)
 
 
 @njit(cache=True, nogil=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,6 @@ from telemetry.types import Int64, SeriesKey
 
 __all__ = ["HostSource", "TextFile"]
 
-_GONE = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.ENXIO)
 _MAX_BYTES = 64 << 20
 
 
@@ -117,8 +115,3 @@ class TextFile:
         self._buffer = self._buffer + bytearray(len(self._buffer))
         self._view = memoryview(self._buffer)
         self._bytes = np.frombuffer(self._buffer, np.uint8)
-
-
-def is_gone(error: OSError) -> bool:
-    """Whether an error says that the thing read is no more (a thread that ended, a device pulled out)."""
-    return error.errno in _GONE

@@ -17,7 +17,7 @@ import re
 from urllib.parse import quote
 
 from telemetry.errors import InputError
-from telemetry.types import Nanos, SeriesKey
+from telemetry.types import SeriesKey
 
 __all__ = ["DAY_NS", "FAMILIES", "VERSION", "day_of", "family_of", "labels_text", "parse_labels", "part"]
 
@@ -98,8 +98,3 @@ def parse_labels(text: str) -> tuple[tuple[str, str], ...]:
 def group_of(key: SeriesKey, kind: str) -> tuple[str, str]:
     """Name the family and the host directory of a series."""
     return family_of(key.metric, kind), part(key.host)
-
-
-def span_text(lo: Nanos, hi: Nanos) -> str:
-    """Write a span of time for a message."""
-    return f"[{lo}, {hi})"

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numba import njit
 
-__all__ = ["FORMATS", "HEADER", "SOUP", "code_of", "mold_again", "parse", "parse_mold"]
+__all__ = ["FORMATS", "HEADER", "SOUP", "mold_again", "parse", "parse_mold"]
 
 FORMATS: Final = (
     "mdf1", "moldudp64", "iextp", "eobi", "pillar", "pitch", "omd", "opra", "cta", "umdf", "optiq", "memx", "impact",
@@ -40,17 +40,6 @@ _LATE: Final = 4_102_444_800_000_000_000  # 2100
 # Fields of a parsed header.
 CHANNEL, SEQ, STEP, SENT, KIND, CONTENT = range(6)
 DATA, HEARTBEAT, RESET, OTHER = range(4)  # KIND
-
-
-def code_of(name: str) -> int:
-    """Return the code of a format by name.
-
-    Raises
-    ------
-    ValueError
-        If there is no such format.
-    """
-    return FORMATS.index(name)
 
 
 # Unsigned places (no look at negative ones) and no loops, so that the compiler makes one load of each.

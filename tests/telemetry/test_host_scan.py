@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from telemetry.host.scan import lines, scan_fields, shape_of
+from telemetry.host.scan import lines, scan_fields
 from telemetry.host.threads import scan_task, scan_three
 from telemetry.host.udp import scan_sockets
 from tests.naive.proc import numbers, sockets
@@ -42,6 +42,11 @@ def scan(text: bytes, hexa: bool, room: int | None = None) -> tuple[int, list[in
     out = np.zeros(len(text) + 1 if room is None else room, np.int64)
     count, _ = scan_fields(np.frombuffer(text, np.uint8), len(text), hexa, out, NONE, NONE, NONE)
     return count, out[: min(count, len(out))].tolist()
+
+
+def shape_of(text: bytes) -> tuple[int, int]:
+    room = np.empty(len(text) + 1, np.int64)
+    return scan_fields(np.frombuffer(text, np.uint8), len(text), False, room, NONE, NONE, NONE)
 
 
 @settings(max_examples=200, deadline=None)
