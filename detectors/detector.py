@@ -70,7 +70,7 @@ class Detector:
         Parameters
         ----------
         spread : callable, optional
-            Runs the pieces of a model that can hand its fit out (see `spreads`); the result is the same.
+            Runs the pieces of a model that can hand its fit out (see `models.spread`); the result is the same.
         split : bool
             Whether `spread` has other processes: only then is a fit worth splitting by series.
         """
@@ -83,11 +83,6 @@ class Detector:
                 fit_by_series(model, panel, spread)
             else:
                 model.fit(panel)
-
-    @property
-    def spreads(self) -> bool:
-        """Whether `fit` can be spread over processes: joint models, and those that pickle, are fitted in one."""
-        return self.spec.model.kind in PER_SERIES or isinstance(self._make_model(), FitsOver)
 
     def rewind(self, features: FeatureBuilder) -> None:
         """Keep what the models learnt; forget windows, the watermark and what the policy said.

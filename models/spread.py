@@ -11,13 +11,20 @@ import numpy as np
 from models.base import Model
 from telemetry.types import Panel, State
 
-__all__ = ["PER_SERIES", "FitsOver", "Spread", "fit_by_series"]
+__all__ = ["ONE_PIECE", "PER_SERIES", "FitsOver", "Spread", "fit_by_series"]
 
 Spread: TypeAlias = Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]
 """Runs a function on each item, wherever; results in the order of the items."""
 
-PER_SERIES = frozenset({"counts", "full", "light", "reference", "shift"})
-"""Kinds whose series do not know of each other, with a state of plain arrays: a row a channel, see `models.keyed`."""
+PER_SERIES = frozenset({"full", "reference", "shift"})
+"""Kinds whose series do not know of each other, with a state of plain arrays: a row a channel, see `models.keyed`.
+
+So are `light` and `counts`, but they pass over a value faster than it is handed to another process.
+"""
+
+ONE_PIECE = dict.fromkeys(("joint", "subspace", "sklearn"), "it looks at all series together")
+ONE_PIECE["river"] = "its state is pickled as a whole"
+"""Kinds that are slow to fit and cannot be split, and why."""
 
 _PARTS = 64  # more than processes, so that they end together; the result does not depend on it
 _SHARED = ("version", "params", "columns")  # what a state says of the model, not of its channels

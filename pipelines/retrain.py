@@ -28,7 +28,10 @@ Progress = Callable[[str, str, int | None], AbstractContextManager[Callable[[int
 
 @dataclass(frozen=True, slots=True)
 class Retrained:
-    """A new version; `again` says that the same training had been done before and was not repeated."""
+    """A new version; `again` says that the same training had been done before and was not repeated.
+
+    `notes` names channels whose baseline is simpler than asked for, and why.
+    """
 
     detector: str
     version: str
@@ -40,6 +43,7 @@ class Retrained:
     alerts_per_day: float
     trials: int
     again: bool = False
+    notes: Sequence[str] = ()
 
 
 def retrain(
@@ -114,7 +118,7 @@ def retrain(
     done: dict[str, Any] = {
         "detector": spec.name, "version": made.version, "run_id": made.run_id, "params": dict(best.params),
         "figures": figures, "series": len(trained.series_events), "events": trained.events,
-        "alerts_per_day": per_day, "trials": count,
+        "alerts_per_day": per_day, "trials": count, "notes": learnt.notes,
     }  # fmt: skip
     ledger.add("registered", done)
     return Retrained(**done)

@@ -120,6 +120,12 @@ class Learnt:
     detector: Detector
     clean: tuple[Panel, ...]
 
+    @property
+    def notes(self) -> list[str]:
+        """Channels that got a simpler baseline than asked for, and why."""
+        told = [getattr(self.detector.model(p.window_ns), "notes", {}) for p in self.clean]
+        return [f"{channel}: {why}" for notes in told for channel, why in notes.items()]
+
 
 def learn(
     spec: DetectorSpec,

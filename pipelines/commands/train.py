@@ -63,7 +63,7 @@ def command(
     from dataclasses import asdict, replace
     from pathlib import Path
 
-    from detectors.build import build
+    from models.spread import ONE_PIECE
     from pipelines.cluster import executor
     from pipelines.config import load
     from pipelines.experiment import store_labels
@@ -94,10 +94,11 @@ def command(
     done = []
     with executor(cluster, jobs) as pool:
         for candidate in candidates:
-            if (jobs > 1 or cluster) and not build(candidate.spec).spreads:
-                kind = candidate.spec.model.kind
-                why = "its state is pickled as a whole" if kind == "river" else "it looks at all series together"
-                click.echo(f"{candidate.spec.name}: model {kind!r} is fitted in one process: {why}", err=True)
+            kind = candidate.spec.model.kind
+            if (jobs > 1 or cluster) and kind in ONE_PIECE:
+                click.echo(
+                    f"{candidate.spec.name}: model {kind!r} is fitted in one process: {ONE_PIECE[kind]}", err=True
+                )
             done.append(
                 retrain(
                     candidate.spec, where, lo, hi, labels, tracker, pool, Path(config.checkpoints) / "training",
@@ -115,5 +116,9 @@ def command(
                 f = d.figures
                 what += f"; over folds: found {f['found']:.0f} of {f['labels']:.0f}, {f['false']:.0f} false alarms"
             click.echo(what + (" (done before; --anew trains again)" if d.again else ""))
+            for note in d.notes[:5]:
+                click.echo(f"  simpler baseline: {note}")
+            if len(d.notes) > 5:
+                click.echo(f"  and of {len(d.notes) - 5} more channels")
     if as_json:
         click.echo(json.dumps([{**asdict(d), "alias": alias} for d in done]))

@@ -143,7 +143,7 @@ def pool() -> Iterator[Executor]:
         yield processes
 
 
-@pytest.mark.parametrize("kind", ["light", "seasonal", "joint"])
+@pytest.mark.parametrize("kind", ["shift", "seasonal", "joint"])
 def test_two_processes_fit_what_one_does(pool: Executor, kind: str) -> None:
     rng = np.random.default_rng(1)
     keys = tuple(SeriesKey.of("h", "lat_ns", flow=str(i)) for i in range(5))
@@ -175,6 +175,14 @@ def test_a_joint_model_says_that_it_is_fitted_in_one_process(place: Path) -> Non
     assert result.exit_code == 0, result.output
     assert "together: model 'joint' is fitted in one process: it looks at all series together" in result.stderr
     assert "together v1 (challenger): 1 series" in result.stdout
+
+
+def test_a_series_with_too_short_a_history_is_named(place: Path) -> None:
+    (place / "days.toml").write_text(SPEC.replace('"folded"', '"days"').replace('"light"', '"seasonal"'))
+    result = CliRunner().invoke(cli, [a.replace("folded.toml", "days.toml") for a in arguments(place)])
+    assert result.exit_code == 0, result.output
+    (note,) = [line for line in result.stdout.splitlines() if "simpler baseline" in line]
+    assert "p99: level: stl: 0.0 days of history, it needs 2" in note
 
 
 def test_folds_only_look_back() -> None:
