@@ -1,4 +1,4 @@
-"""The harvest job: the pace, the pinning, the ring of files; ends in order when asked to."""
+"""The harvest job: the pace and the pinning; ends in order when asked to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,9 +17,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from pipelines.care import Care
 from pipelines.config import Harvest
-from pipelines.links import Link, read_token
-from telemetry.errors import TailwatchError
+from pipelines.links import Link
 from telemetry.harvest import Follower, Harvester, Joiner
 from telemetry.host.bypass import OnloadStacks
 from telemetry.host.tracer import TracerReader
@@ -28,14 +28,11 @@ from telemetry.procfs import cpu_list
 from telemetry.prometheus import Scraper
 from telemetry.record import RecordReader, read_record_spec
 from telemetry.storage.layout import part
-from telemetry.storage.published import publish
 from telemetry.store import Store
 from telemetry.types import Nanos
 
 __all__ = [
-    "Care",
     "Summary",
-    "copy",
     "followers",
     "harvest",
     "housekeeping_cpus",
@@ -46,8 +43,6 @@ __all__ = [
 ]
 
 SECOND = 1_000_000_000
-TRIM_EVERY_S = 60.0
-COMPACT_EVERY_S = 3600.0
 
 
 class Summary(msgspec.Struct):
@@ -239,50 +234,6 @@ def harvest(
     )
 
 
-class Care:
-    """Trims the ring each minute and joins small files each hour, in a thread of the lowest priority."""
-
-    def __init__(self, store: Store, keep_ns: Nanos | None, max_bytes: int | None, uri: str | None) -> None:
-        self._store, self._keep_ns, self._max_bytes, self._uri = store, keep_ns, max_bytes, uri
-        self.trouble = ""
-        self._thread: threading.Thread | None = None
-        self._trimmed = self._compacted = time.monotonic()
-        self.removed = 0
-
-    def look(self, now_s: float) -> None:
-        if self._thread is not None and self._thread.is_alive():
-            return
-        if now_s - self._compacted >= COMPACT_EVERY_S:
-            self._compacted = now_s
-            self._thread = threading.Thread(target=self._run, args=(True,), daemon=True)
-            self._thread.start()
-        elif now_s - self._trimmed >= TRIM_EVERY_S and (self._keep_ns or self._max_bytes or self._uri):
-            self._trimmed = now_s
-            self._thread = threading.Thread(target=self._run, args=(False,), daemon=True)
-            self._thread.start()
-
-    def close(self) -> None:
-        if self._thread is not None:
-            self._thread.join()
-
-    def _run(self, compact: bool) -> None:
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
-        try:
-            # A store of its own: the sampler's is not for two threads. It writes nothing, it only keeps house.
-            house = Store(self._store.path, create=False)
-            if compact:
-                house.compact()
-                return
-            before = None if self._keep_ns is None else time.time_ns() - self._keep_ns
-            self.removed += house.trim(seen_before_ns=before, max_bytes=self._max_bytes)
-            if self._uri:
-                publish(self._store.path, self._uri)
-            self.trouble = ""
-        except (OSError, TailwatchError) as error:
-            self.trouble = str(error)
-
-
 def _raise_file_limit() -> None:
     """A descriptor a thread and file: take what the host allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -327,40 +278,3 @@ def followers(settings: Harvest, host: str) -> list[Follower]:
     if settings.kernel:
         out += [TracerReader(settings.root, host), OnloadStacks(settings.root, host)]
     return out
-
-
-def copy(
-    where: str,
-    host: str,
-    files: Sequence[str],
-    prometheus: str | None,
-    query: str,
-    metric: str,
-    settings: Harvest,
-    from_time: str | None,
-    to_time: str | None,
-    as_json: bool,
-) -> str:
-    """Copy files and what a Prometheus server has into a store; return what there is to say of it."""
-    from pipelines.importing import backfill, import_file
-    from pipelines.ranges import BEGINNING, END, time_range
-    from pipelines.ui import counter
-    from telemetry.prometheus import PrometheusSource
-
-    said = []
-    with Store(where) as store:
-        for path in files:
-            samples, bad = import_file(store, path, host)
-            said.append({"from": path, "samples": samples, "bad": bad})
-        if prometheus:
-            token = read_token(settings.token_file)
-            lo, hi = time_range(from_time, to_time)
-            hi = time.time_ns() if hi == END else hi
-            lo = hi - 3600 * SECOND if lo == BEGINNING else lo
-            source = PrometheusSource(prometheus, query, name=metric, host=host, token=token, ca=settings.tls_ca)
-            with counter(f"copying from {prometheus}", "samples") as tell:
-                samples = backfill(store, source, lo, hi, tell)
-            said.append({"from": prometheus, "samples": samples, "bad": source.bad})
-    if as_json:
-        return msgspec.json.format(msgspec.json.encode(said), indent=1).decode()
-    return "\n".join(f"{s['from']}: {s['samples']} samples, {s['bad']} not understood" for s in said)

@@ -6,12 +6,18 @@ one row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
+from pipelines.config import Harvest
+from pipelines.links import read_token
+from pipelines.ranges import BEGINNING, END, time_range
+from pipelines.ui import counter
 from telemetry.errors import InputError
 from telemetry.exposition import Exposition, events_of
 from telemetry.prometheus import PrometheusSource
@@ -19,10 +25,42 @@ from telemetry.storage.layout import parse_labels
 from telemetry.store import Store
 from telemetry.types import Events, Float64, Int64, Nanos, SeriesKey
 
-__all__ = ["backfill", "import_file", "read_samples"]
+__all__ = ["backfill", "copy", "import_file", "read_samples"]
 
 TEXTS = (".prom", ".om", ".txt", ".metrics", ".openmetrics")
 _CHUNK = 1 << 18
+
+
+def copy(
+    where: str,
+    host: str,
+    files: Sequence[str],
+    prometheus: str | None,
+    query: str,
+    metric: str,
+    settings: Harvest,
+    from_time: str | None,
+    to_time: str | None,
+    as_json: bool,
+) -> str:
+    """Copy files and what a Prometheus server has into a store; return what there is to say of it."""
+    said = []
+    with Store(where) as store:
+        for path in files:
+            samples, bad = import_file(store, path, host)
+            said.append({"from": path, "samples": samples, "bad": bad})
+        if prometheus:
+            token = read_token(settings.token_file)
+            lo, hi = time_range(from_time, to_time)
+            hi = time.time_ns() if hi == END else hi
+            lo = hi - 3600 * 1_000_000_000 if lo == BEGINNING else lo
+            source = PrometheusSource(prometheus, query, name=metric, host=host, token=token, ca=settings.tls_ca)
+            with counter(f"copying from {prometheus}", "samples") as tell:
+                samples = backfill(store, source, lo, hi, tell)
+            said.append({"from": prometheus, "samples": samples, "bad": source.bad})
+    if as_json:
+        return msgspec.json.format(msgspec.json.encode(said), indent=1).decode()
+    return "\n".join(f"{s['from']}: {s['samples']} samples, {s['bad']} not understood" for s in said)
 
 
 def backfill(

@@ -16,10 +16,11 @@ from pathlib import Path
 
 from msgspec import structs
 
+from pipelines.care import Care
 from pipelines.config import Config
 from pipelines.counters import Counters, Troubles
 from pipelines.engine import Step
-from pipelines.harvest import Care, known_boot, make_harvester
+from pipelines.harvest import known_boot, make_harvester
 from pipelines.intake import CaptureIntake, Delivery, KafkaThread
 from pipelines.links import links
 from pipelines.scorer import Scorer

@@ -119,7 +119,7 @@ def command(
     import msgspec
 
     from pipelines.config import load
-    from pipelines.harvest import copy, harvest, make_harvester, pin, stop_signals
+    from pipelines.harvest import harvest, make_harvester, pin, stop_signals
     from pipelines.links import links
     from pipelines.ui import counter
     from telemetry.store import Store
@@ -130,6 +130,8 @@ def command(
     where = store_path or config.store
     name = settings.host or socket.gethostname()
     if imports or prometheus:
+        from pipelines.importing import copy
+
         click.echo(copy(where, name, imports, prometheus, query, metric, settings, from_time, to_time, as_json))
         return
     cpus = pin(settings.root)
