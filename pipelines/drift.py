@@ -30,7 +30,7 @@ from telemetry.labels import format_time
 from telemetry.store import Store
 from telemetry.types import Float64, Label, Nanos, Panel, Scores
 
-__all__ = ["CALIBRATION", "PSI", "Drift", "drift_of", "exposition", "survey"]
+__all__ = ["CALIBRATION", "PSI", "Drift", "drift_of", "exposition", "remember", "survey"]
 
 DAY_NS = 86_400_000_000_000
 LEVELS = (1, 2, 3)
@@ -76,6 +76,13 @@ class Drift:
             "noisy": self.noisy,
             "reference": self.reference,
         }
+
+    @property
+    def verdict(self) -> str:
+        """What is out of bounds; empty if nothing is."""
+        what = [f"{self.drifted} channels drifted"] if self.drifted else []
+        what += ["more surprise than is due"] if self.noisy else []
+        return " and ".join(what)
 
     def lines(self) -> Iterator[str]:
         """For people."""
@@ -184,6 +191,13 @@ def survey(
                 if not names or row["detector"] in names:
                     shadow.append({"day": format_time(day * DAY_NS)[:10], **row})
     return found, shadow, silent
+
+
+def remember(config: Config, found: Sequence[Drift], now_ns: Nanos) -> None:
+    """Note the verdicts in the state database, for ``tailwatch status``."""
+    with StateDB(config.state) as state:
+        for d in found:
+            state.note("drift", now_ns, "drift", {"detector": d.detector, "version": d.version, "verdict": d.verdict})
 
 
 def exposition(found: Sequence[Drift]) -> str:

@@ -95,8 +95,10 @@ class Findings(Database):
         with self.transaction() as c:
             c.execute(sa.insert(t.notes), {"part": part, "at_ns": at_ns, "what": what, "body": json.dumps(dict(body))})
 
-    def notes(self, limit: int = 100) -> list[dict[str, Any]]:
+    def notes(self, limit: int = 100, *, what: str | None = None) -> list[dict[str, Any]]:
+        """The latest first; of one sort if `what` names it."""
+        query = sa.select(t.notes).order_by(t.notes.c.seq.desc()).limit(limit)
+        if what is not None:
+            query = query.where(t.notes.c.what == what)
         with self.look() as c:
-            return [
-                dict(r) for r in c.execute(sa.select(t.notes).order_by(t.notes.c.seq.desc()).limit(limit)).mappings()
-            ]
+            return [dict(r) for r in c.execute(query).mappings()]

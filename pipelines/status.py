@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipelines.config import Config
-from pipelines.state import StateDB
+from pipelines.state import Champion, StateDB
 from telemetry.store import Store
 from telemetry.types import Nanos
 
@@ -16,6 +17,7 @@ __all__ = ["report"]
 
 LATE_S = 300.0
 DAY_NS = 86_400_000_000_000
+NEVER = "never checked; run 'tailwatch drift' once a day"
 
 
 NOTES = {
@@ -53,6 +55,18 @@ def _recent(state: StateDB, now_ns: Nanos) -> list[_Problem]:
     return list(out.values())
 
 
+def _drift(state: StateDB, champions: Sequence[Champion]) -> list[dict[str, Any]]:
+    """What the last drift check said of each champion's version; `at_ns` is None where there was none."""
+    last: dict[tuple[str, str], dict[str, Any]] = {}
+    for note in state.notes(1000, what="drift") if champions else ():  # the latest first
+        body = json.loads(note["body"])
+        last.setdefault((body["detector"], body["version"]), {**body, "at_ns": note["at_ns"]})
+    never = {"verdict": "", "at_ns": None}
+    return [
+        last.get((c.detector, c.version), {"detector": c.detector, "version": c.version, **never}) for c in champions
+    ]
+
+
 def _ago(now_ns: Nanos, then_ns: Nanos | None) -> str:
     return "never" if not then_ns else f"{max(0, now_ns - then_ns) / 1e9:.0f} s ago"
 
@@ -82,6 +96,14 @@ def report(config: Config, now_ns: Nanos) -> dict[str, Any]:
             f"champions: {', '.join(f'{c.detector} v{c.version}' for c in champions) or 'the catalogue as it ships'}"
         )
         figures["champions"] = {c.detector: c.version for c in champions}
+        figures["drift"] = _drift(state, champions)
+        for d in figures["drift"]:
+            name = f"{d['detector']} v{d['version']}"
+            said = f"{d['verdict'] or 'holds'}, checked {_ago(now_ns, d['at_ns'])}"
+            lines.append(f"drift: {name}: {said if d['at_ns'] else NEVER}")
+            if d["verdict"]:
+                do = f"see 'tailwatch drift {d['detector']}'; then 'tailwatch train {d['detector']}' and promote it"
+                problem(f"{name}: {d['verdict']}", do)
         figures["shadow"] = state.shadow_report(now_ns - DAY_NS, now_ns)
         for r in figures["shadow"]:
             counts = (

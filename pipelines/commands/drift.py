@@ -28,7 +28,8 @@ def command(
 ) -> None:
     """How the champions hold since their training: calibration by day, drift of inputs, and their challengers by day.
 
-    Exit code 1 when a champion is out of its bounds; for a daily timer. Labelled incidents do not count.
+    Exit code 1 when a champion is out of its bounds; for a daily timer. Labelled incidents do not count. `tailwatch
+    status` shows the last verdict of each champion.
 
     \b
     Examples:
@@ -38,16 +39,19 @@ def command(
     """
     import json
     import sys
+    import time
     from pathlib import Path
 
     from pipelines.config import load
-    from pipelines.drift import exposition, survey
+    from pipelines.drift import exposition, remember, survey
     from pipelines.savefile import write_atomic
 
-    found, shadow, silent = survey(load(path), detectors, days, calibration=calibration, psi=psi)
+    config = load(path)
+    found, shadow, silent = survey(config, detectors, days, calibration=calibration, psi=psi)
     if textfile is not None:
         write_atomic(Path(textfile), exposition(found).encode())
-    bad = [d for d in found if d.noisy or d.drifted]
+    remember(config, found, time.time_ns())
+    bad = [d for d in found if d.verdict]
     if as_json:
         whole = {"champions": [d.plain() for d in found], "shadow": shadow, "silent": silent}
         click.echo(json.dumps(whole, indent=1))
@@ -63,7 +67,5 @@ def command(
                 f"challenger v{r['challenger']} {r['challenger_alerts']}, {r['both']} the same"
             )
         for d in bad:
-            what = [f"{d.drifted} channels drifted"] if d.drifted else []
-            what += ["more surprise than is due"] if d.noisy else []
-            click.echo(f"! {d.detector} v{d.version}: {' and '.join(what)}\n  -> tailwatch train {d.detector}")
+            click.echo(f"! {d.detector} v{d.version}: {d.verdict}\n  -> tailwatch train {d.detector}")
     sys.exit(1 if bad else 0)

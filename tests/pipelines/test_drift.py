@@ -102,3 +102,33 @@ def test_a_champion_whose_inputs_moved_is_told(place: Path) -> None:
     assert code == 1
     assert "1 channels drifted" in said
     assert "tailwatch train held" in said
+
+
+def status(place: Path) -> tuple[int, str]:
+    result = CliRunner().invoke(cli, ["--config", str(place / "t.toml"), "status"])
+    return result.exit_code, result.stdout
+
+
+def test_status_shows_the_last_verdict_of_each_champion(place: Path) -> None:
+    with Store(place / "store") as store:
+        store.append(events(1, 2000, 4000))
+    code, said = status(place)
+    assert code == 0
+    assert "drift: held v3: never checked; run 'tailwatch drift' once a day" in said
+    drift(place)
+    code, said = status(place)
+    assert code == 0
+    assert "drift: held v3: holds, checked " in said
+    with Store(place / "store") as store:
+        store.append(events(2, 6000, 4000, level=120.0))
+    drift(place, "--days", "0.04")
+    code, said = status(place)
+    assert code == 1
+    assert "drift: held v3: 1 channels drifted" in said
+    assert "-> see 'tailwatch drift held'; then 'tailwatch train held'" in said
+    with StateDB(str(place / "state.db")) as state:  # another version: what was found of the old one is not its own
+        champion = Champion("held", "4", SPEC.to_dict(), None, "", START)
+        state.promote(champion, who="test", why="test", verdict="")
+    code, said = status(place)
+    assert code == 0
+    assert "drift: held v4: never checked" in said
