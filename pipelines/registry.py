@@ -6,22 +6,20 @@ MLflow is imported here and nowhere else on purpose: live scoring never waits fo
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
 import os
-import socket
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from detectors.build import build
 from detectors.spec import DetectorSpec
 from pipelines.dossier import Dossier, Evaluated, Registered, alert_table, code_digest, flat, libraries
+from pipelines.reach import alone, answers, without_password
 from pipelines.savefile import load_snapshots, save_snapshots
 from telemetry.errors import ConfigError, StoreError
 from telemetry.types import Snapshot
@@ -32,13 +30,9 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default of 7 waits for minutes
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
-__all__ = ["Registry", "Unreachable", "parse_name"]
+__all__ = ["Registry", "parse_name"]
 
 MODEL_FILE = Path(__file__).with_name("served.py")
-
-
-class Unreachable(StoreError):
-    """The tracking server does not answer."""
 
 
 def parse_name(text: str) -> tuple[str, str | None, str | None]:
@@ -66,8 +60,8 @@ class Registry:
 
     def __init__(self, tracking: str, artifacts: str = "", experiment: str = "tailwatch") -> None:
         self.tracking, self.artifacts = tracking, artifacts
-        _answers(tracking)
-        with _once(tracking):
+        answers(tracking)
+        with alone(tracking):
             import mlflow
             from mlflow.exceptions import MlflowException
 
@@ -89,13 +83,13 @@ class Registry:
         try:
             yield
         except self._error as error:
-            _answers(self.tracking)
-            raise StoreError(f"MLflow at {_safe(self.tracking)}: {str(error).splitlines()[0]}") from None
+            answers(self.tracking)
+            raise StoreError(f"MLflow at {without_password(self.tracking)}: {str(error).splitlines()[0]}") from None
 
     @contextmanager
     def _writing(self) -> Iterator[str]:
         """A scratch folder, and the store to oneself: writers of one SQLite file take turns."""
-        with self._plain_errors(), _once(self.tracking), tempfile.TemporaryDirectory() as folder:
+        with self._plain_errors(), alone(self.tracking), tempfile.TemporaryDirectory() as folder:
             yield folder
 
     def register(
@@ -313,44 +307,3 @@ class Registry:
             return None
         path = folder / f"{registered.name}-v{registered.version}.npz"
         return str(path), save_snapshots(path, {"detector": registered.snapshot})
-
-
-@contextmanager
-def _once(tracking: str) -> Iterator[None]:
-    """Hold a lock while a local SQLite store is first opened: its migration does not bear company."""
-    if not tracking.startswith("sqlite:///"):
-        yield
-        return
-    path = Path(tracking.removeprefix("sqlite:///")).absolute()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(path.with_suffix(".lock"), "w")  # noqa: SIM115
-    except OSError as error:
-        raise StoreError(f"{path}: the MLflow store cannot be made there: {error.strerror}") from None
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _answers(tracking: str) -> None:
-    """Ask a server whether it is there, before MLflow asks it again and again.
-
-    Raises
-    ------
-    Unreachable
-    """
-    parts = urlsplit(tracking)
-    if not parts.hostname:
-        return
-    ports = {"http": 80, "https": 443, "mysql": 3306}
-    try:
-        port = parts.port or ports.get(parts.scheme.partition("+")[0], 5432)
-        with socket.create_connection((parts.hostname, port), timeout=5):
-            pass
-    except (OSError, ValueError) as error:
-        raise Unreachable(f"MLflow at {_safe(tracking)} does not answer ({error})") from None
-
-
-def _safe(uri: str) -> str:
-    head, at, tail = uri.rpartition("@")
-    return f"{head.split('://')[0]}://***@{tail}" if at else uri

@@ -20,7 +20,8 @@ from detectors.spec import DetectorSpec
 from pipelines.codec import decode_alert, encode
 from pipelines.config import Config
 from pipelines.dossier import Dossier
-from pipelines.registry import Registry, Unreachable
+from pipelines.reach import Unreachable
+from pipelines.registry import Registry
 from pipelines.savefile import load_snapshots, save_snapshots
 from telemetry.errors import StoreError
 from telemetry.types import Snapshot

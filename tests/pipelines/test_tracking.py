@@ -21,7 +21,8 @@ from detectors.spec import DetectorSpec
 from pipelines.cli import cli
 from pipelines.config import Config
 from pipelines.dossier import Dossier
-from pipelines.registry import Registry, Unreachable
+from pipelines.reach import Unreachable
+from pipelines.registry import Registry
 from pipelines.tracking import Spool, Tracker
 from telemetry.errors import StoreError
 from telemetry.types import Alert, SeriesKey
