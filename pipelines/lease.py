@@ -47,7 +47,9 @@ def take(state: StateDB, part: str, owner: str, now_ns: Nanos) -> None:
 
 
 def _started(pid: int) -> str:
+    """When a process was started; "" if it is no more (one that nobody has waited for yet is a name only)."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return "" if fields[0] in "ZX" else fields[19]
     except (OSError, IndexError):
         return ""

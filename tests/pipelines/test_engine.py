@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from detectors.incidents import Grouper
 from detectors.signature import load_catalogue
 from pipelines.config import Config, Scoring
 from pipelines.engine import Engine
-from pipelines.lease import Locked, myself
+from pipelines.lease import Locked, myself, take
 from pipelines.live import live_detectors
 from pipelines.savefile import load_snapshots, save_snapshots
 from pipelines.score import score
@@ -20,6 +23,8 @@ from pipelines.state import Champion, StateDB
 from telemetry.labels import write_labels
 from telemetry.store import Store
 from telemetry.types import Label, Snapshot
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +141,23 @@ def test_two_jobs_at_once(store: Path, tmp_path: Path) -> None:
         dead = myself().rsplit(":", 1)[0] + ":1"  # this pid, of another start time: a job that died
         assert state.lease("main", dead, now, now + 10**11)
     assert score(config(tmp_path, store)).events > 0
+
+
+def test_a_killed_job_that_nobody_has_waited_for_holds_nothing(tmp_path: Path) -> None:
+    tell = "from pipelines.lease import myself; print(myself(), flush=True); input()"
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", tell]
+    with (
+        StateDB(tmp_path / "state.db") as state,
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT) as job,
+    ):
+        assert job.stdout is not None
+        assert state.lease("main", job.stdout.readline().strip(), 1, 10**11)
+        with pytest.raises(Locked):
+            take(state, "main", myself(), 2)
+        job.kill()
+        os.waitid(os.P_PID, job.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
+        take(state, "main", myself(), 3)
 
 
 def test_a_challenger_scores_in_the_shadow(store: Path, tmp_path: Path) -> None:
