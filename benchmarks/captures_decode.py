@@ -104,7 +104,7 @@ def _decode(paths: list[Path], warm: Path) -> tuple[float, float, float]:
 
 
 def _wall(groups: list[list[Path]], warm: Path) -> float:
-    """Wall seconds until one process a group has decoded its files; start-up is not counted."""
+    """Wall seconds until one process a group has decoded its files; without start-up and the interpreter's end."""
     children = [_child(_DECODE, warm, *paths) for paths in groups]
     for child in children:
         assert child.stdout is not None
@@ -115,8 +115,12 @@ def _wall(groups: list[list[Path]], warm: Path) -> float:
         child.stdin.write("go\n")
         child.stdin.flush()
     for child in children:
+        assert child.stdout is not None
+        child.stdout.readline()  # what it says when all is decoded
+    wall = time.perf_counter() - before
+    for child in children:
         child.communicate()
-    return time.perf_counter() - before
+    return wall
 
 
 def _wall_of(*commands: list[str]) -> float:
