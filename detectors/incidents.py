@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from detectors.causes import QUALITY
 from detectors.evidence import Track, pack_alert, unpack_alert
 from detectors.settings import Settings
 from detectors.signature import Signature, load_catalogue
+from detectors.watched import Watched
 from telemetry.labels import matches_scope
 from telemetry.selectors import Selector
 from telemetry.types import Alert, Cause, Events, Incident, IncidentChange, Label, Nanos, Panel, SeriesKey, State
@@ -27,10 +27,6 @@ SECOND = 1_000_000_000
 LIKELY = 0.45
 OVER = 0.5
 """The score at a policy's threshold."""
-SAMPLED = ("rate", "max", "last")
-"""Columns of what is sampled, not of what happens: their windows come as often as the sampler does."""
-PACED = 16
-"""Windows from which the pace of a series is told."""
 
 
 class Grouper:
@@ -89,28 +85,20 @@ class Grouper:
         self._expected = sorted(expected, key=lambda x: (x.start_ns, x.id))
         self.facts: dict[str, Mapping[str, str]] = dict(facts or {})
         self.settings = Settings()
+        self._watched = Watched(self.signatures)
         self._cases: dict[str, Case] = {}
         self._waiting: list[tuple[Nanos, str, Alert]] = []
-        self._known: dict[tuple[int, int], Nanos] = {}
         self._ended: list[Incident] = []
-        self._seen: set[SeriesKey] = set()
-        self._pacing: dict[SeriesKey, list[Nanos]] = {}
-        self._pace: dict[SeriesKey, tuple[Nanos, Nanos]] = {}
-        self._matches: dict[tuple[SeriesKey, str], tuple[tuple[int, int], ...]] = {}
 
     # -- what is watched -------------------------------------------------------------------------------------------
 
     def watch(self, panel: Panel) -> None:
         """Learn which series are watched, and how often: their quiet counts as evidence (exact in event time)."""
-        self._measure(panel)
-        fresh = [i for i, k in enumerate(panel.keys) if k not in self._seen]
-        if not fresh or not len(panel.end_ns):
-            return
-        live = np.asarray(np.isfinite(panel.values[:, fresh, :]).any(axis=2))
-        for column, i in enumerate(fresh):
-            if live[:, column].any():
-                first = int(panel.end_ns[int(np.argmax(live[:, column]))])
-                self.know(panel.keys[i], panel.columns, first)
+        self._watched.watch(panel)
+
+    def know(self, key: SeriesKey, columns: Iterable[str], since_ns: Nanos) -> None:
+        """Say that a series is watched since a time."""
+        self._watched.know(key, columns, since_ns)
 
     def note(self, events: Events) -> None:
         """Hear what a batch says of the hosts' settings; changes are filled in with what was in force at the time."""
@@ -123,50 +111,8 @@ class Grouper:
         host = case.hosts[0]
         known = self.settings.facts(host, now)
         if "online" not in known:
-            cpus = {k.label("cpu") for k in self._seen if k.host == host}
-            known["online"] = ",".join(sorted(c for c in cpus if c.isdigit()))
+            known["online"] = ",".join(self._watched.cpus(host))
         return known | dict(self.facts.get(host, {}))
-
-    def _measure(self, panel: Panel) -> None:
-        """How far apart the windows of a sampled series are: a slow sampler leaves some of them empty."""
-        fresh = [i for i, k in enumerate(panel.keys) if k not in self._pace]
-        columns = [c for c, name in enumerate(panel.columns) if name in SAMPLED]
-        if not fresh or not columns or not len(panel.end_ns):
-            return
-        live = np.asarray(np.isfinite(panel.values[:, fresh][:, :, columns]).any(axis=2))
-        for column, i in enumerate(fresh):
-            name = panel.keys[i]
-            ends = self._pacing.setdefault(name, [])
-            ends += panel.end_ns[live[:, column]][: PACED - len(ends)].tolist()
-            if len(ends) >= PACED:
-                gaps = sorted(b - a for a, b in itertools.pairwise(ends))
-                self._pace[name] = (ends[-1], max(gaps[len(gaps) // 2], panel.window_ns))
-                del self._pacing[name]
-
-    def _window(self, alert: Alert) -> Nanos:
-        """The window of a channel that counts when k of m are asked for."""
-        since, pace = self._pace.get(alert.series, (0, 0))
-        slow = alert.column in SAMPLED and alert.end_ns > since
-        return max(pace, alert.window_ns) if slow else alert.window_ns
-
-    def know(self, key: SeriesKey, columns: Iterable[str], since_ns: Nanos) -> None:
-        """Say that a series is watched since a time."""
-        self._seen.add(key)
-        for column in columns:
-            for at in self._items(key, column):
-                self._known[at] = min(self._known.get(at, since_ns), since_ns)
-
-    def _items(self, key: SeriesKey, column: str) -> tuple[tuple[int, int], ...]:
-        found = self._matches.get((key, column))
-        if found is None:
-            found = tuple(
-                (s, i)
-                for s, signature in enumerate(self.signatures)
-                for i, item in enumerate(signature.evidence)
-                if item.selects(key, column)
-            )
-            self._matches[(key, column)] = found
-        return found
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
@@ -225,7 +171,7 @@ class Grouper:
         return [IncidentChange("resolved", now, self._end(old, now)), *out]
 
     def _take(self, case: Case, alert: Alert) -> None:
-        matched = self._items(alert.series, alert.column)
+        matched = self._watched.items(alert.series, alert.column)
         for name, least, _, _ in QUALITY:
             if alert.series.metric == name and abs(alert.value) >= least:
                 case.doubts[name] = alert.end_ns
@@ -242,7 +188,7 @@ class Grouper:
             key = (s, i, f"{alert.series}\x1f{alert.column}")
             track = case.tracks.get(key)
             if track is None:
-                track = case.tracks[key] = Track(alert.series, alert.column, self._window(alert))
+                track = case.tracks[key] = Track(alert.series, alert.column, self._watched.window_of(alert))
             track.add(alert, item)
             if item.role == "required" or item.opens:
                 counted = True
@@ -257,7 +203,7 @@ class Grouper:
         ready = case.ready(self.signatures, now)
         if not ready:
             return []
-        causes = case.rank(self.signatures, self._known, now)
+        causes = case.rank(self.signatures, self._watched.known, now)
         kinds = {self.signatures[s].kind for s in ready}
         if not any(c.kind in kinds for c in causes):
             return []
@@ -285,7 +231,7 @@ class Grouper:
         if old is None:
             return []
         case.ranked_ns = now
-        causes = case.rank(self.signatures, self._known, now)
+        causes = case.rank(self.signatures, self._watched.known, now)
         new = self._foreseen(case.build(self.signatures, causes, self._facts(case, now), now))
         same = (
             (new.kind, new.severity, new.place) == (old.kind, old.severity, old.place)
@@ -372,13 +318,10 @@ class Grouper:
         body: dict[str, Any] = {
             "cases": [c.pack() for c in cases],
             "waiting": [pack_alert(a) for _, _, a in sorted(self._waiting, key=lambda x: x[:2])],
-            "known": [[s, i, t] for (s, i), t in sorted(self._known.items())],
-            "seen": sorted(map(str, self._seen)),
-            "pacing": sorted((str(k), v) for k, v in self._pacing.items()),
-            "pace": sorted((str(k), *v) for k, v in self._pace.items()),
             "ended": [pack_incident(x) for x in self._ended],
             "settings": self.settings.pack(),
             "catalogue": self._digest,
+            **self._watched.pack(),
         }
         return {"json": np.frombuffer(json.dumps(body).encode(), np.uint8).copy()}
 
@@ -393,10 +336,7 @@ class Grouper:
             if same or case.incident is not None:
                 self._put(case)
         self._waiting = [(a.end_ns, a.id, a) for a in map(unpack_alert, body["waiting"])]
-        self._known = {(s, i): t for s, i, t in body["known"]} if same else {}
-        self._seen = {SeriesKey.parse(k) for k in body["seen"]} if same else set()
-        self._pacing = {SeriesKey.parse(k): list(v) for k, v in body.get("pacing", ())}
-        self._pace = {SeriesKey.parse(k): (since, pace) for k, since, pace in body.get("pace", ())}
+        self._watched.unpack(body, same=same)
         self._ended = [unpack_incident(x) for x in body["ended"]]
         self.settings.unpack(body.get("settings", []))
 
