@@ -40,7 +40,8 @@ class RunResult:
     `kind` is the kind found (``none`` when nothing was), `top_kinds` the causes in order, `place` where, `delay_s`
     from the start of the fault to the incident (None: missed), `false` the incidents outside of fault and recovery;
     `label` is the labelled kind and `kinds` all that count as right; `moved` is what the recording says of whether its
-    fault moved anything, `place_right` whether the place agrees with the recorded one (None: not recorded).
+    fault moved anything, `place_right` whether the place agrees with the recorded one (None: not recorded); `missing`
+    names the parts that the recording lacks.
     """
 
     run: str
@@ -58,6 +59,7 @@ class RunResult:
     title: str
     moved: bool | None
     place_right: bool | None
+    missing: tuple[str, ...] = ()
 
     @property
     def first(self) -> bool:
@@ -150,6 +152,7 @@ def run_folder(path: str | Path, signatures: Sequence[Signature] | None = None) 
         title=best.title if best else "",
         moved=_moved(span.get("moved")),
         place_right=place_agrees(best.place, place) if best and isinstance(place := span.get("place"), dict) else None,
+        missing=folder.missing,
     )
 
 
@@ -254,7 +257,8 @@ def main(folder: Path, json_path: Path | None) -> None:
         mark = "ok" if r.first or (r.label == "none" and not r.false) else "--"
         delay = "missed" if r.delay_s is None else f"{r.delay_s:.1f} s"
         what = f"{r.label}: {r.kind} {r.place} {delay}" if r.label != "none" else "clean"
-        click.echo(f"{mark} {r.run:24s} {what}" + (f", {r.false} false" if r.false else ""))
+        lacks = f", recorded without {', '.join(r.missing)}" if r.missing else ""
+        click.echo(f"{mark} {r.run:24s} {what}" + (f", {r.false} false" if r.false else "") + lacks)
 
     broken: list[str] = []
     results = run_corpus(folder, tell=tell, broken=broken)

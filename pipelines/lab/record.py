@@ -190,7 +190,9 @@ def _record(
     for host in taps:
         run.stop(f"tap-{host}", signal.SIGINT)
         captures[host] = counts(scratch / f"tap-{host}.err")
-    run.stop("sampler")
+    run.stop("sampler", patience=60.0 + 2.0 * seconds)  # it only now turns what it read into a table
+    if not (folder / "proc_10hz.csv.gz").is_file():
+        raise ConfigError(f"lab: the sampler wrote no counters ({run.complaint('sampler')})")
     if scenario.relay:
         run.stop("relay")
 

@@ -178,11 +178,13 @@ def main() -> None:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     columns, rows = s.rows()
     keep = [c for c in columns if parse.always(c) or len({r.get(c, 0) for r in rows}) > 1]
-    with gzip.open(args.out, "wt", compresslevel=6, newline="") as f:
+    part = args.out + ".part"  # whoever is killed while writing leaves no table that looks whole
+    with gzip.open(part, "wt", compresslevel=6, newline="") as f:
         out = csv.writer(f, lineterminator="\n")
         out.writerow(["t", *keep])
         for (begin, _, _, _), row in zip(s.frames, rows, strict=True):
             out.writerow([f"{begin / 1e9:.6f}", *(row.get(c, "") for c in keep)])
+    os.replace(part, args.out)
 
 
 if __name__ == "__main__":
