@@ -128,6 +128,12 @@ class Evidence:
             return False
         return any(_selector(text).matches(key) for text in self.select)
 
+    def may_select(self, metric: str, column: str) -> bool:
+        """Whether a channel of this metric could be of the kind meant here, whatever its other labels."""
+        if not any(fnmatchcase(column, glob) for glob in self.column.split("|")):
+            return False
+        return any(_selector(text).may_match(metric=metric) for text in self.select)
+
     def counts(self, alert: Alert) -> bool:
         """Whether one deviating window is large enough to be taken for this."""
         if self.side and alert.side and alert.side != self.side:

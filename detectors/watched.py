@@ -35,6 +35,7 @@ class Watched:
         self._pacing: dict[SeriesKey, list[Nanos]] = {}
         self._pace: dict[SeriesKey, tuple[Nanos, Nanos]] = {}
         self._matches: dict[tuple[SeriesKey, str], tuple[tuple[int, int], ...]] = {}
+        self._possible: dict[tuple[str, str], tuple[tuple[int, int], ...]] = {}
 
     def watch(self, panel: Panel) -> None:
         """Learn which series are watched, and how often (exact in event time)."""
@@ -61,11 +62,23 @@ class Watched:
         if found is None:
             found = tuple(
                 (s, i)
-                for s, signature in enumerate(self._signatures)
-                for i, item in enumerate(signature.evidence)
-                if item.selects(key, column)
+                for s, i in self._candidates(key.metric, column)
+                if self._signatures[s].evidence[i].selects(key, column)
             )
             self._matches[(key, column)] = found
+        return found
+
+    def _candidates(self, metric: str, column: str) -> tuple[tuple[int, int], ...]:
+        """What could select a channel of this metric: thousands of flows share a few answers."""
+        found = self._possible.get((metric, column))
+        if found is None:
+            found = tuple(
+                (s, i)
+                for s, signature in enumerate(self._signatures)
+                for i, item in enumerate(signature.evidence)
+                if item.may_select(metric, column)
+            )
+            self._possible[(metric, column)] = found
         return found
 
     def cpus(self, host: str) -> list[str]:
