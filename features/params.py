@@ -27,9 +27,18 @@ class AnyOf:
 
     def __init__(self, selectors: Sequence[Selector | AnyOf]) -> None:
         self.selectors = tuple(selectors)
+        self._possible: dict[str, tuple[Selector | AnyOf, ...]] = {}
 
     def matches(self, key: SeriesKey) -> bool:
-        return any(s.matches(key) for s in self.selectors)
+        possible = self._possible.get(key.metric)
+        if possible is None:  # thousands of flows share a metric
+            possible = tuple(s for s in self.selectors if s.may_match(metric=key.metric))
+            self._possible[key.metric] = possible
+        return any(s.matches(key) for s in possible)
+
+    def may_match(self, **known: str) -> bool:
+        """Say whether a series of which only some labels are known could be meant."""
+        return any(s.may_match(**known) for s in self.selectors)
 
 
 class Params:
