@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from telemetry.bulk import BulkLoad, loaded
-from telemetry.capture.follow import captures_in
+from telemetry.capture.fileset import captures_in
 from telemetry.errors import InputError, TailwatchError
 from telemetry.labfolder import LabFolder, is_lab_folder
 from telemetry.types import Events, SeriesKey
@@ -25,7 +25,7 @@ from telemetry.wire.hops import Hop, HopTable
 from telemetry.wire.quality import MARKS
 
 if TYPE_CHECKING:
-    from telemetry.wire.taps import WireReport
+    from telemetry.wire.report import WireReport
 
 __all__ = ["Ingested", "Unit", "ingest", "ingest_unit", "plan", "tap_name"]
 
@@ -236,7 +236,8 @@ def _captures(
     from contextlib import ExitStack
 
     from telemetry.wire.clock import Clock, estimate_clock
-    from telemetry.wire.taps import WireReport, wire_events
+    from telemetry.wire.report import WireReport
+    from telemetry.wire.taps import wire_events
 
     report = WireReport()
     table = HopTable()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pipelines.rowgroups import RowGroupFile
 from telemetry.capture.columns import HAS_HW, HAS_TCP, HAS_TUNNEL, HAS_VLAN
-from telemetry.capture.follow import captures_in
+from telemetry.capture.fileset import captures_in
 from telemetry.capture.packets import NULL, TUNNELS, CaptureStats, Packets, read_packets
 from telemetry.errors import ConfigError, StoreError
 

@@ -22,13 +22,13 @@ import numpy as np
 
 from telemetry.errors import StoreError
 from telemetry.selectors import Select, predicate
+from telemetry.storage.columns import KeyTable
 from telemetry.storage.cut import adopt, commit_files, cut_up_to, empty_trash
 from telemetry.storage.cutter import Cutter
 from telemetry.storage.index import SegmentIndex
 from telemetry.storage.layout import part
 from telemetry.storage.log import Encoder, start_segment
 from telemetry.storage.manifest import check_version, locked, read_manifest
-from telemetry.storage.parquet import KeyTable
 from telemetry.storage.reading import Snapshot
 from telemetry.types import Events, Nanos, SeriesKey
 
