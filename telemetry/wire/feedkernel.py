@@ -371,8 +371,9 @@ def feed(  # type: ignore[no-untyped-def]
         else:
             if i >= n:
                 break
-            if i + AHEAD < n:
-                prefetch(data, poff[i + AHEAD])
+            soon = i + AHEAD
+            if soon < n and flow[soon] >= 0 and group_of[flow[soon]] >= 0:
+                prefetch(data, poff[soon])
             f = flow[i]
             if f < 0:
                 i += 1

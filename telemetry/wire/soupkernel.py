@@ -192,8 +192,9 @@ def soup(  # type: ignore[no-untyped-def]
     k = 0
     tick_end = (clock[0] + 1) * TICK_NS if clock[0] != _NULL else _NULL
     for i in range(start, n):
-        if i + AHEAD < n:
-            prefetch(data, poffs[i + AHEAD])
+        soon = i + AHEAD
+        if soon < n and proto[soon] == 6 and flow[soon] >= 0 and soup_of[flow[soon]] > 0:
+            prefetch(data, poffs[soon])  # of others nothing is read, and a needless line costs what a needed one does
         f = np.int64(flow[i])
         if proto[i] != 6 or f < 0:
             continue
