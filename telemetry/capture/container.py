@@ -223,7 +223,7 @@ class Pcap:
         self._near = np.full(2, -1 << 40, np.int64)  # seconds of the first record, and of a recent one
 
     def index(self, data: U8s, pos: int, end: int, row: int, arena: Arena) -> tuple[int, int, int]:
-        return walk_pcap(data, pos, end, row, arena.rows, arena.i64, arena.i32, *self.layout())  # type: ignore[no-any-return]
+        return walk_pcap(data, pos, end, row, arena.rows, arena.i64, arena.i32, *self.layout())
 
     def layout(self) -> tuple[bool, int, int, int, int, int, bool, I64s]:
         """What `walk_pcap` has to know of the file; it keeps the last of them up to date."""
