@@ -41,7 +41,8 @@ print(cpu() - before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 _INGEST = """
 import resource, sys, tempfile
-from pipelines.ingest import ingest_unit, plan
+from pipelines.ingest import ingest_unit
+from pipelines.units import plan
 def cpu():
     use = resource.getrusage(resource.RUSAGE_SELF)
     return use.ru_utime + use.ru_stime

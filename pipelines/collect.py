@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from telemetry.errors import TailwatchError
-from telemetry.remote_link import quoted
+from telemetry.selectors import of_host
 from telemetry.store import Store
 from telemetry.stores import open_stores
 from telemetry.types import Nanos
@@ -80,7 +80,7 @@ class Collector:
                     start = self._store.last_seen_ns(host) or -(2**63)
                 until = newest + 1 if self._newest.get(host) == newest else newest
                 self._newest[host] = newest
-                for batch in source.read(start, until, select=f"host={quoted(host)}") if until > start else ():
+                for batch in source.read(start, until, select=of_host(host)) if until > start else ():
                     self._store.append(batch)
                     self.rows += len(batch)
                     self._next[host] = int(batch.seen_ns[-1])

@@ -18,7 +18,7 @@ from detectors.signature import load_catalogue
 from pipelines.backtest import Outcome, backtest
 from pipelines.config import Config, Harvest
 from pipelines.engine import Engine, Step
-from pipelines.ingest import ingest, plan
+from pipelines.ingest import ingest
 from pipelines.judge import dossier
 from pipelines.live import live_detectors
 from pipelines.plots import costs_png, timeline_png
@@ -29,6 +29,7 @@ from pipelines.savefile import write_atomic
 from pipelines.state import Champion, StateDB
 from pipelines.storm import NAME
 from pipelines.train import train
+from pipelines.units import plan
 from pipelines.watch import Watcher
 from telemetry.errors import StoreError
 from telemetry.labfolder import LabFolder

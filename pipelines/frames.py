@@ -155,7 +155,7 @@ class CaptureSummary:
 
 def capture_summary(path: str | Path) -> CaptureSummary:
     """Read a whole capture and add up its flows (without source ports)."""
-    from pipelines.packets import address_text
+    from pipelines.addresses import address_text
     from telemetry.capture.packets import read_packets
 
     names = ("protocol", "ip_version", "src_hi", "src_lo", "dst_hi", "dst_lo", "dst_port")
@@ -191,7 +191,7 @@ def packets_frame(path: str | Path, limit: int = 100_000) -> pd.DataFrame:
     """The first packets of a capture as a DataFrame; times are int64 nanoseconds, addresses text, missing is NA."""
     import pandas as pd
 
-    from pipelines.packets import address_text
+    from pipelines.addresses import address_text
     from telemetry.capture.packets import read_packets
 
     parts = []

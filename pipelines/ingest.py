@@ -1,11 +1,11 @@
 """Captures and lab runs -> a store: unit by unit, in parallel, each whole or not at all, each once.
 
-A *unit* is one capture, a set of captures of several taps that are matched with each other, or a lab run.
+A *unit* (`pipelines.units`) is one capture, a set of captures of several taps that are matched with each other, or a
+lab run.
 """
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
+from pipelines.units import PACKED, Unit
 from telemetry.bulk import BulkLoad, loaded
-from telemetry.capture.follow import captures_in
-from telemetry.errors import InputError, TailwatchError
-from telemetry.labfolder import LabFolder, is_lab_folder
+from telemetry.errors import TailwatchError
+from telemetry.labfolder import LabFolder
 from telemetry.types import Events, SeriesKey
 from telemetry.wire.hops import Hop, HopTable
 from telemetry.wire.quality import MARKS
 
 if TYPE_CHECKING:
-    from telemetry.wire.taps import WireReport
+    from telemetry.wire.report import WireReport
 
-__all__ = ["Ingested", "Unit", "ingest", "ingest_unit", "plan", "tap_name"]
+__all__ = ["Ingested", "ingest", "ingest_unit"]
 
 Detail = Literal["auto", "packets", "windows"]
 
@@ -35,25 +35,6 @@ _LARGE: Final = 64 << 20
 _SMALL_BLOCK: Final = 1 << 16
 _BLOCKS: Final = 64
 _BATCH: Final = 1 << 16  # packets, of all taps: large, for what a batch costs beside its packets
-_PACKED: Final = (".gz", ".zst", ".lz4", ".xz", ".bz2")
-_SUFFIXES: Final = (*_PACKED, ".pcap", ".pcapng", ".cap", ".erf", ".snoop")
-
-
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """What goes in whole: a lab run (`lab`), or captures by tap (each a rotated set of files)."""
-
-    name: str
-    host: str
-    taps: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    lab: str = ""
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """All files of the unit."""
-        if self.lab:
-            return tuple(str(p) for p in sorted(Path(self.lab).iterdir()) if p.is_file())
-        return tuple(f for _, files in self.taps for f in files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,42 +59,6 @@ class Ingested:
     detail: str = ""
     notes: tuple[str, ...] = field(default=())
     hops: tuple[Hop, ...] = ()
-
-
-def plan(inputs: Sequence[str], taps: Sequence[tuple[str, str]], host: str) -> list[Unit]:
-    """Sort inputs into units.
-
-    Parameters
-    ----------
-    inputs : captures and lab folders; a folder that holds lab runs stands for them, one of captures, or a glob, for a
-        rotated set
-    taps : (name, file) pairs, matched with each other; a name given twice is a rotated set, in order
-
-    Raises
-    ------
-    InputError
-        If a path is not there, or a folder or glob holds neither a run nor a capture.
-    """
-    units = []
-    for text in inputs:
-        path = Path(text)
-        if path.is_dir() or (glob.has_magic(text) and not path.exists()):
-            runs = [path] if is_lab_folder(path) else sorted(p for p in path.glob("*/") if is_lab_folder(p))
-            if runs:
-                units += [Unit(str(r), "lab", lab=str(r)) for r in runs]
-            else:
-                units.append(Unit(text, host, ((tap_name(path), tuple(captures_in(text))),)))
-        else:
-            _there(path)
-            units.append(Unit(str(path), host, ((tap_name(path), (str(path),)),)))
-    if taps:
-        sets: dict[str, list[str]] = {}
-        for name, file in taps:
-            _there(Path(file))
-            sets.setdefault(name, []).append(file)
-        label = " ".join(f"{name}={','.join(files)}" for name, files in sets.items())
-        units.append(Unit(label, host, tuple((n, tuple(f)) for n, f in sets.items())))
-    return units
 
 
 def ingest(
@@ -236,7 +181,8 @@ def _captures(
     from contextlib import ExitStack
 
     from telemetry.wire.clock import Clock, estimate_clock
-    from telemetry.wire.taps import WireReport, wire_events
+    from telemetry.wire.report import WireReport
+    from telemetry.wire.taps import wire_events
 
     report = WireReport()
     table = HopTable()
@@ -307,7 +253,7 @@ def _detail(unit: Unit, detail: Detail) -> Literal["packets", "windows"]:
         return detail
     if unit.lab:
         return "packets"
-    size = sum(os.path.getsize(f) * (4 if f.endswith(_PACKED) else 1) for f in unit.files)
+    size = sum(os.path.getsize(f) * (4 if f.endswith(PACKED) else 1) for f in unit.files)
     return "windows" if size > _LARGE else "packets"
 
 
@@ -325,22 +271,3 @@ def _content(files: Iterable[str]) -> str:
             file.seek(max(0, size - _SMALL_BLOCK))
             hasher.update(file.read(_SMALL_BLOCK))
     return hasher.hexdigest()
-
-
-def _there(path: Path) -> None:
-    if not path.exists():
-        raise InputError(f"{path}: expected a capture or a lab run, there is nothing")
-    if not path.is_file():
-        raise InputError(f"{path}: expected a file (a pipe can be loaded alone, as it comes)")
-
-
-def tap_name(source: str | Path) -> str:
-    """A capture's tap by default: its file's name without endings."""
-    name = "stdin" if source == "-" else Path(source).name.strip("*?[]") or "capture"
-    while True:
-        for suffix in _SUFFIXES:
-            if name.lower().endswith(suffix) and len(name) > len(suffix):
-                name = name[: -len(suffix)]
-                break
-        else:
-            return name

@@ -10,7 +10,8 @@ from pathlib import Path
 from pipelines.collect import Collector
 from pipelines.config import Harvest
 from telemetry.errors import ConfigError, TailwatchError
-from telemetry.remote_link import Receiver, Sender
+from telemetry.remote_receiver import Receiver
+from telemetry.remote_sender import Sender
 from telemetry.store import Store
 
 __all__ = ["Link", "Pusher", "address", "links", "read_token"]

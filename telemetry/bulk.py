@@ -16,9 +16,9 @@ from typing import Final
 import numpy as np
 
 from telemetry.errors import StoreError
+from telemetry.storage.columns import Columns
 from telemetry.storage.cut import commit_files
 from telemetry.storage.manifest import check_version, locked, read_manifest
-from telemetry.storage.parquet import Columns
 from telemetry.storage.partition import PartitionWriter
 from telemetry.types import Events, Nanos, SeriesKey
 

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
-from telemetry.host.tables import is_gauge_of_vmstat, named
+from telemetry.host.fields import named
+from telemetry.host.tables_memory import is_gauge_of_vmstat
 from telemetry.types import SeriesKey
 
 __all__ = ["Translated", "translate"]

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from telemetry.host import tables
+from telemetry.host import tables_cpu, tables_memory, tables_net
 from telemetry.host.bypass import DpdkPorts
 from telemetry.host.chrony import Chrony
 from telemetry.host.clock import KernelClock
 from telemetry.host.ethtool import DriverStats
+from telemetry.host.fields import Parser, single
 from telemetry.host.ptp import HardwareClock, Ptp4l
 from telemetry.host.qdisc import qdiscs
 from telemetry.host.queues import queue_stats
@@ -70,53 +71,51 @@ def standard_set(root: str | Path, host: str) -> Set:
     root = Path(root)
     proc, sys = root / "proc", root / "sys"
 
-    def table(path: Path, parser: tables.Parser, *, hexa: bool = False) -> TextFile:
+    def table(path: Path, parser: Parser, *, hexa: bool = False) -> TextFile:
         return TextFile(path, host, parser, hexa=hexa)
 
     fast: list[HostSource] = [
-        table(proc / "net/softnet_stat", tables.softnet(online_cpus(root)), hexa=True),
-        *(table(proc / "pressure" / r, tables.pressure(r)) for r in ("cpu", "memory", "io", "irq")),
+        table(proc / "net/softnet_stat", tables_net.softnet(online_cpus(root)), hexa=True),
+        *(table(proc / "pressure" / r, tables_memory.pressure(r)) for r in ("cpu", "memory", "io", "irq")),
     ]
     base: list[HostSource] = [
-        table(proc / "interrupts", tables.interrupts),
-        table(proc / "softirqs", tables.softirqs),
-        table(proc / "stat", tables.stat),
-        table(proc / "schedstat", tables.schedstat),
-        table(proc / "vmstat", tables.vmstat),
-        table(proc / "meminfo", tables.meminfo),
-        table(proc / "diskstats", tables.diskstats),
-        table(proc / "net/stat/nf_conntrack", tables.conntrack_stat, hexa=True),
-        table(proc / "sys/net/netfilter/nf_conntrack_count", tables.single("conntrack_entries")),
+        table(proc / "interrupts", tables_cpu.interrupts),
+        table(proc / "softirqs", tables_cpu.softirqs),
+        table(proc / "stat", tables_cpu.stat),
+        table(proc / "schedstat", tables_cpu.schedstat),
+        table(proc / "vmstat", tables_memory.vmstat),
+        table(proc / "meminfo", tables_memory.meminfo),
+        table(proc / "diskstats", tables_memory.diskstats),
+        table(proc / "net/stat/nf_conntrack", tables_net.conntrack_stat, hexa=True),
+        table(proc / "sys/net/netfilter/nf_conntrack_count", single("conntrack_entries")),
     ]
     slow: list[HostSource] = [
-        table(proc / "sys/net/netfilter/nf_conntrack_max", tables.single("conntrack_limit")),
+        table(proc / "sys/net/netfilter/nf_conntrack_max", single("conntrack_limit")),
     ]
     for path in sorted((proc / "net/stat").glob("*_cache")):
         if path.name in ("arp_cache", "ndisc_cache"):
-            slow.append(table(path, tables.neighbours(path.name.removesuffix("_cache")), hexa=True))
+            slow.append(table(path, tables_net.neighbours(path.name.removesuffix("_cache")), hexa=True))
     for node in sorted((sys / "devices/system/node").glob("node[0-9]*")):
-        slow.append(table(node / "numastat", tables.numastat(node.name[4:])))
+        slow.append(table(node / "numastat", tables_memory.numastat(node.name[4:])))
     for cpu in sorted((sys / "devices/system/cpu").glob("cpu[0-9]*")):
         name = cpu.name[3:]
         if (cpu / "cpufreq/scaling_cur_freq").exists():
             path = cpu / "cpufreq/scaling_cur_freq"
-            slow.append(table(path, tables.single("cpu_frequency_hz", {"cpu": name}, scale=1000)))
+            slow.append(table(path, single("cpu_frequency_hz", {"cpu": name}, scale=1000)))
         for kind in ("core", "package"):
             path = cpu / f"thermal_throttle/{kind}_throttle_count"
             if path.exists():
-                slow.append(table(path, tables.single(f"thermal_{kind}_throttle_total", {"cpu": name})))
+                slow.append(table(path, single(f"thermal_{kind}_throttle_total", {"cpu": name})))
         for state in sorted((cpu / "cpuidle").glob("state[0-9]*")):
             label = {"cpu": name, "state": _word(state / "name") or state.name}
-            slow.append(table(state / "time", tables.single("cpuidle_time_us_total", label)))
-            slow.append(table(state / "usage", tables.single("cpuidle_usage_total", label)))
+            slow.append(table(state / "time", single("cpuidle_time_us_total", label)))
+            slow.append(table(state / "usage", single("cpuidle_usage_total", label)))
     for memory in sorted((sys / "devices/system/edac/mc").glob("mc[0-9]*")):
         for kind in ("ce", "ue"):
-            slow.append(
-                table(memory / f"{kind}_count", tables.single(f"edac_{kind}_errors_total", {"mc": memory.name[2:]}))
-            )
+            slow.append(table(memory / f"{kind}_count", single(f"edac_{kind}_errors_total", {"mc": memory.name[2:]})))
     for zone in sorted((sys / "class/thermal").glob("thermal_zone[0-9]*")):
         label = {"zone": zone.name[12:], "type": _word(zone / "type")}
-        slow.append(table(zone / "temp", tables.single("thermal_millicelsius", label)))
+        slow.append(table(zone / "temp", single("thermal_millicelsius", label)))
     if root == Path("/"):  # what has no file: the kernel that runs us
         base.append(qdiscs(host))
         slow += [KernelClock(host), Chrony(host), Ptp4l(host)]
@@ -166,8 +165,8 @@ class Devices:
         hardware = (path / "device").exists()  # of the others these never move
         for name in ("rx_missed_errors", "rx_crc_errors", "rx_over_errors", "rx_nohandler") if hardware else ():
             metric = "nic_rx_missed_total" if name == "rx_missed_errors" else f"nic_{name}_total"
-            out.base.append(TextFile(path / "statistics" / name, self._host, tables.single(metric, label)))
-        changes = tables.single("nic_carrier_changes_total", label)
+            out.base.append(TextFile(path / "statistics" / name, self._host, single(metric, label)))
+        changes = single("nic_carrier_changes_total", label)
         out.slow.append(TextFile(path / "carrier_changes", self._host, changes))
         if hardware and self._live:
             out.slow.append(DriverStats(path.name, self._host, lambda: self._queues.keys))
@@ -179,10 +178,11 @@ def cgroup_set(root: str | Path, host: str, path: str) -> Set:
     folder = Path(root) / "sys/fs/cgroup" / path.strip("/")
     name = "/" + path.strip("/")
     base: list[HostSource] = [
-        TextFile(folder / f"{r}.pressure", host, tables.pressure(r, cgroup=name)) for r in ("cpu", "memory", "io")
+        TextFile(folder / f"{r}.pressure", host, tables_memory.pressure(r, cgroup=name))
+        for r in ("cpu", "memory", "io")
     ]
     for file in ("cpu.stat", "memory.events"):
-        base.append(TextFile(folder / file, host, tables.cgroup_stat(name, file.partition(".")[0])))
+        base.append(TextFile(folder / file, host, tables_memory.cgroup_stat(name, file.partition(".")[0])))
     return Set([], base, [])
 
 
@@ -199,11 +199,11 @@ def namespace_set(root: str | Path, host: str, net: str, netns: str = "") -> Set
     root = Path(root)
     folder = root / net
     base: list[HostSource] = [
-        TextFile(folder / "snmp", host, tables.snmp(netns)),
-        TextFile(folder / "netstat", host, tables.snmp(netns)),
-        TextFile(folder / "snmp6", host, tables.snmp6(netns)),
-        TextFile(folder / "dev", host, tables.net_dev(netns)),
-        TextFile(folder / "sockstat", host, tables.sockstat(netns)),
+        TextFile(folder / "snmp", host, tables_net.snmp(netns)),
+        TextFile(folder / "netstat", host, tables_net.snmp(netns)),
+        TextFile(folder / "snmp6", host, tables_net.snmp6(netns)),
+        TextFile(folder / "dev", host, tables_net.net_dev(netns)),
+        TextFile(folder / "sockstat", host, tables_net.sockstat(netns)),
     ]
     fast: list[HostSource] = [UdpSockets(folder / "udp", host, netns)]
     return Set(fast, base, [])

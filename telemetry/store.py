@@ -7,12 +7,8 @@ count and which segments no longer do. So a reader sees each row exactly once, w
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import os
-import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -20,27 +16,19 @@ from typing import Literal
 
 import numpy as np
 
-from telemetry.errors import StoreError
 from telemetry.selectors import Select, predicate
-from telemetry.storage.cut import adopt, commit_files, cut_up_to, empty_trash
-from telemetry.storage.cutter import Cutter
+from telemetry.storage.columns import KeyTable
+from telemetry.storage.cut import adopt, commit_files, empty_trash
 from telemetry.storage.index import SegmentIndex
-from telemetry.storage.layout import part
-from telemetry.storage.log import Encoder, start_segment
 from telemetry.storage.manifest import check_version, locked, read_manifest
-from telemetry.storage.parquet import KeyTable
 from telemetry.storage.reading import Snapshot
+from telemetry.storage.writer import CUT_NS, FLUSH_NS, SEGMENT_BYTES, LogWriter
 from telemetry.types import Events, Nanos, SeriesKey
 
 __all__ = ["Store"]
 
-FLUSH_NS = 1_000_000_000
-CUT_NS = 300 * 1_000_000_000
-SEGMENT_BYTES = 32 << 20
-BUFFER_BYTES = 1 << 20
 
-
-class Store:
+class Store(LogWriter):
     """Events on disk; a `telemetry.source.Source`.
 
     Parameters
@@ -84,103 +72,14 @@ class Store:
         on_full: Literal["raise", "drop"] = "raise",
         background: bool = False,
     ) -> None:
-        self.path = Path(path)
-        check_version(self.path, create=create)
-        self.dropped = 0
-        """Rows lost to a full disk (``on_full="drop"``)."""
-        self.torn_bytes = 0
-        """Bytes cut off the ends of segments that a killed writer left."""
+        check_version(Path(path), create=create)
+        super().__init__(
+            Path(path), writer=writer, flush_ns=flush_ns, cut_ns=cut_ns, segment_bytes=segment_bytes, on_full=on_full,
+            background=background,
+        )  # fmt: skip
         self.duplicates = 0
         """Rows that a reading found written twice."""
-        self._name = (
-            writer if writer is not None else f"{part(socket.gethostname())}-{os.getpid()}-{os.urandom(3).hex()}"
-        )
-        self._flush_ns, self._cut_ns, self._segment_bytes = flush_ns, cut_ns, segment_bytes
-        self._on_full = on_full
-        self._background = background
-        self._number = 0
-        self._fd = -1
-        self._size = 0
-        self._first_seen: Nanos | None = None
-        self._encoder = Encoder()
-        self._buffer: list[bytes] = []
-        self._buffered_bytes = self._buffered_rows = 0
-        self._buffer_seen: Nanos | None = None
-        self._cutter: Cutter | None = None
-        self._adopted = False
-        self._lock = threading.RLock()
         self._known: dict[tuple[str, int], SegmentIndex] = {}
-
-    # -- writing
-
-    def append(self, events: Events) -> None:
-        """Take in a batch. Rows are on disk after `flush`, or when `flush_ns` have passed.
-
-        Raises
-        ------
-        StoreError
-            If the disk is full (unless ``on_full="drop"``) or not writable.
-        """
-        if not len(events):
-            return
-        with self._lock:
-            self._append(events)
-
-    def _append(self, events: Events) -> None:
-        if not self._adopted:
-            self._adopted = True
-            self.torn_bytes += adopt(self.path)
-        if self._fd < 0 and not self._start():
-            self.dropped += len(events)
-            return
-        frame = self._encoder.same_again(events)
-        if frame is not None:
-            frames = [frame]
-        else:
-            if (events.seen_ns[1:] < events.seen_ns[:-1]).any():
-                events = events[np.argsort(events.seen_ns, kind="stable")]
-            frames = self._encoder.encode(events)
-        self._buffer += frames
-        self._buffered_bytes += sum(map(len, frames))
-        self._buffered_rows += len(events)
-        last = int(events.seen_ns[-1])
-        if self._buffer_seen is None:
-            self._buffer_seen = int(events.seen_ns[0])
-        if self._first_seen is None:
-            self._first_seen = int(events.seen_ns[0])
-        if last - self._buffer_seen >= self._flush_ns or self._buffered_bytes >= BUFFER_BYTES:
-            self.flush()
-            if last - self._first_seen >= self._cut_ns or self._size >= self._segment_bytes:
-                self._rotate()
-
-    def flush(self) -> None:
-        """Hand all rows to the kernel: a kill of this process no longer loses them."""
-        with self._lock:
-            self._flush()
-
-    def _flush(self) -> None:
-        if not self._buffer:
-            return
-        data = b"".join(self._buffer)
-        rows = self._buffered_rows
-        self._buffer, self._buffered_bytes, self._buffered_rows, self._buffer_seen = [], 0, 0, None
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._fd, view) :]
-            self._size += len(data)
-        except OSError as error:
-            self._failed(error, rows)
-
-    def close(self) -> None:
-        """Flush and cut what is left into Parquet."""
-        with self._lock:
-            self._flush()
-            if self._fd >= 0:
-                self._rotate(wait=True)
-        if self._cutter is not None:
-            self._cutter.close()
-            self._cutter = None
 
     def __enter__(self) -> Store:
         return self
@@ -305,52 +204,3 @@ class Store:
         with self._lock:
             self._flush()
             return Snapshot(self.path, self._known)
-
-    def _start(self) -> bool:
-        try:
-            (self.path / "log").mkdir(exist_ok=True)
-            self._fd = start_segment(self.path / "log" / f"{self._name}-{self._number}.twl")
-        except (StoreError, OSError) as error:
-            cause = error.__cause__ if isinstance(error, StoreError) else error
-            if self._on_full == "drop" and isinstance(cause, OSError) and cause.errno in _FULL:
-                with contextlib.suppress(OSError):
-                    (self.path / "log" / f"{self._name}-{self._number}.twl").unlink(missing_ok=True)
-                return False
-            raise
-        self._size = os.fstat(self._fd).st_size
-        encoder = Encoder()
-        encoder.carry(self._encoder)
-        self._encoder = encoder
-        self._first_seen = None
-        return True
-
-    def _failed(self, error: OSError, rows: int) -> None:
-        """Take back half a write, so that the segment stays whole; start anew with fresh names."""
-        with contextlib.suppress(OSError):
-            os.ftruncate(self._fd, self._size)
-        self._rotate(wait=self._on_full == "raise")
-        if error.errno not in _FULL or self._on_full == "raise":
-            raise StoreError(f"{self.path}: cannot write the log: {error.strerror}; {rows} rows lost") from error
-        self.dropped += rows
-
-    def _rotate(self, *, wait: bool = False) -> None:
-        path = self.path / "log" / f"{self._name}-{self._number}.twl"
-        os.close(self._fd)  # also gives up its lock
-        self._fd = -1
-        self._number += 1
-        if self._background and not wait:
-            if self._cutter is None:
-                self._cutter = Cutter(self.path)
-            self._cutter.submit(path)
-            return
-        if self._cutter is not None:
-            self._cutter.drain()
-        try:
-            self.torn_bytes += cut_up_to(self.path, path)
-        except OSError as error:
-            # The rows are safe in the segment; the next writer, or the next cut, takes them on.
-            if error.errno not in _FULL and self._on_full == "raise":
-                raise StoreError(f"{self.path}: cannot cut Parquet: {error.strerror or error}") from error
-
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)

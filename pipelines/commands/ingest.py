@@ -129,8 +129,9 @@ def command(
     import sys
     from typing import cast
 
-    from pipelines.ingest import ingest, plan, tap_name
+    from pipelines.ingest import ingest
     from pipelines.ui import counter
+    from pipelines.units import plan, tap_name
 
     if not inputs and not taps:
         raise click.UsageError("Nothing to read: give captures, lab runs or --tap NAME=FILE.")

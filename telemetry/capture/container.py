@@ -19,7 +19,7 @@ from numba import njit
 from telemetry.capture.columns import CAP, FRAME, IFACE, LINK, TIME, WIRE, Arena, I32s, I64s, U8s, int64, uint64
 from telemetry.errors import InputError
 
-__all__ = ["CONTROL", "DAMAGE", "FULL", "MORE", "Container", "Pcap", "max_capture", "u32"]
+__all__ = ["CONTROL", "DAMAGE", "FULL", "MORE", "Container", "Pcap", "max_capture", "u32", "walk_pcap"]
 
 FULL, MORE, DAMAGE, CONTROL = range(4)
 """Why a walk ended: no row left; no whole record left; what is here is no record; a block for Python to read."""
@@ -87,7 +87,7 @@ def u32(data: U8s, o: int, big: bool) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _walk_pcap(
+def walk_pcap(
     data: U8s,
     pos: int,
     end: int,
@@ -102,8 +102,14 @@ def _walk_pcap(
     link: int,
     swap: int,
     zeros: bool,
+    near: I64s,
 ) -> tuple[int, int, int]:
+    """Walk ``data[pos:end]`` into rows from `row`; return (row after, position after, why it ended).
+
+    `near`: seconds of the first record, and of one not long ago (see `_find_pcap`).
+    """
     why = 0
+    first = row
     while True:
         if row >= rows:
             why = 0
@@ -132,6 +138,10 @@ def _walk_pcap(
         i32[IFACE, row] = int64(u32(data, pos + 16, big)) & 0x7FFFFFFF if head == 24 else 0
         pos += head + cap
         row += 1
+    if row > first:
+        near[1] = i64[TIME, (first + row) // 2] // NS
+        if near[0] < 0:
+            near[0] = near[1]
     return row, pos, why
 
 
@@ -213,15 +223,13 @@ class Pcap:
         self._near = np.full(2, -1 << 40, np.int64)  # seconds of the first record, and of a recent one
 
     def index(self, data: U8s, pos: int, end: int, row: int, arena: Arena) -> tuple[int, int, int]:
-        after, pos, why = _walk_pcap(
-            data, pos, end, row, arena.rows, arena.i64, arena.i32,
-            self.big, self._record, self._unit, self._longest, self.linktype, self._swap, self.keep_zeros,
+        return walk_pcap(data, pos, end, row, arena.rows, arena.i64, arena.i32, *self.layout())
+
+    def layout(self) -> tuple[bool, int, int, int, int, int, bool, I64s]:
+        """What `walk_pcap` has to know of the file; it keeps the last of them up to date."""
+        return (
+            self.big, self._record, self._unit, self._longest, self.linktype, self._swap, self.keep_zeros, self._near,
         )  # fmt: skip
-        if after > row:
-            self._near[1] = arena.i64[TIME, (row + after) // 2] // NS
-            if self._near[0] < 0:
-                self._near[0] = self._near[1]
-        return after, pos, why
 
     def need(self, data: U8s, pos: int, end: int) -> int:
         if pos + self._record > end:

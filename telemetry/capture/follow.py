@@ -19,52 +19,24 @@ pipe has no position.
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
-import select
-import stat
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, cast
 
 from telemetry.capture.columns import NULL, Arena, Packets
-from telemetry.capture.open import StreamDamage, open_stream
+from telemetry.capture.fileset import CaptureFile, FileSet
+from telemetry.capture.open import open_stream
+from telemetry.capture.pipe import Pipe
 from telemetry.capture.reader import Reader
 from telemetry.capture.stamps import Stamper
 from telemetry.capture.stats import CaptureStats, Damage
 from telemetry.errors import InputError
 
-__all__ = ["Follow", "captures_in"]
+__all__ = ["Follow"]
 
-_HEAD: Final = 256
-_PEEK: Final = 6  # bytes by which a compression is told
 _POLL_S: Final = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class _File:
-    """A file of the set: ordered by its first packet (0: it has no time; `NULL`: there is no packet yet)."""
-
-    path: str
-    inode: int
-    written: tuple[int, int]
-    head: bytes
-    first_ns: int
-    packed: bool
-
-    @property
-    def place(self) -> tuple[int, str]:
-        return self.first_ns, self.path
-
-    def same(self, other: _File | None) -> bool:
-        """Whether it holds the same packets (one may be the other, compressed)."""
-        if other is None or self.first_ns != other.first_ns:
-            return False
-        n = min(len(self.head), len(other.head))
-        return self.head[:n] == other.head[:n]
 
 
 class Follow:
@@ -109,17 +81,14 @@ class Follow:
         self._hardware, self._stamps = hardware, stamps
         self._start = dict(start) if start else None
         self._before = dict(start or {})
-        self._files: dict[str, _File] = {}
-        self._strange: dict[str, tuple[int, int]] = {}  # no captures, or not yet: their times and sizes
-        self._current: _File | None = None
+        self._current: CaptureFile | None = None
         self._reader: Reader | None = None
         self._batches: Iterator[Packets] | None = None
         self._number = 0
         self._last = False
-        self._pipe = _Pipe.at(self.source)
-        one = os.path.isfile(self.source)
-        self._set = self._pipe is None and not one and (os.path.isdir(self.source) or glob.has_magic(self.source))
-        if self._pipe is None and not one and not self._set:
+        self._pipe = Pipe.at(self.source)
+        self._set = FileSet(self.source)
+        if self._pipe is None and not self._set.many and not os.path.isfile(self.source):
             raise InputError(f"{self.source}: expected a capture, a folder of them, a glob or a pipe; there is nothing")
 
     def position(self) -> dict[str, Any]:
@@ -139,7 +108,7 @@ class Follow:
             batch = next(self._batches, None)
             if batch is None:
                 self._batches = None
-                packed = not self._set and self._current is not None and self._current.packed
+                packed = not self._set.many and self._current is not None and self._current.packed
                 self.finished = self._pipe is not None or packed or (self._last and not self._later())
             elif batch.n:
                 yield batch
@@ -199,7 +168,7 @@ class Follow:
 
     def _begin(self) -> dict[str, Any] | None:
         """Find the file that the position names, and give the place in it; None if it is not there."""
-        files = self._list()
+        files = self._set.files(final=self._last)
         if not files and not self._last:
             return None
         assert self._start is not None
@@ -211,13 +180,14 @@ class Follow:
                 return dict(start["at"])
         what = "the file in which reading stood is there no more: packets may be missing"
         self.stats.note(Damage(start["file"], start["at"].get("offset", 0), what))
-        self._current = _File(start["file"], -1, (0, 0), b"", start["first_ns"], False)
+        self._current = CaptureFile(start["file"], -1, (0, 0), b"", start["first_ns"], False)
         return None
 
-    def _later(self) -> list[_File]:
+    def _later(self) -> list[CaptureFile]:
         """Files behind the current one, which have packets already."""
         now = self._current
-        files = [f for f in self._list() if f.first_ns != NULL or (self._last and now is None and not self._set)]
+        empty_too = self._last and now is None and not self._set.many
+        files = [f for f in self._set.files(final=self._last) if f.first_ns != NULL or empty_too]
         return [f for f in files if now is None or (f.place > now.place and not f.same(now))]
 
     def _moved_on(self) -> bool:
@@ -253,145 +223,6 @@ class Follow:
 
         self._batches = batches()
 
-    def _list(self) -> list[_File]:
-        """The captures, in the order of their first packets."""
-        if not self._set:
-            paths = [self.source]
-        elif os.path.isdir(self.source):
-            paths = [e.path for e in os.scandir(self.source) if not e.name.startswith(".")]
-        else:
-            paths = glob.glob(self.source)
-        found = {}
-        for path in paths:
-            try:
-                told = os.stat(path)
-            except OSError:
-                continue  # gone between the listing and now
-            known, written = self._files.get(path), (told.st_mtime_ns, told.st_size)
-            same = known is not None and known.inode == told.st_ino
-            if known is not None and same and (known.written == written or _begins(known)):
-                found[path] = known
-            elif stat.S_ISREG(told.st_mode) and self._strange.get(path) != written:
-                file = self._probe(path, told)
-                if file is not None:
-                    found[path] = file
-                elif not self._last:
-                    self._strange[path] = written
-        self._files = found
-        return sorted(found.values(), key=lambda f: f.place)
-
-    def _probe(self, path: str, told: os.stat_result) -> _File | None:
-        """The beginning of a file; None if it is no capture, or not yet."""
-        first, packed, head = NULL, False, bytearray(_HEAD)
-        try:
-            stream = open_stream(path)
-            try:
-                packed = stream.compressed
-                have = 0
-                while have < _HEAD and (n := stream.readinto(memoryview(head)[have:])):
-                    have += n
-            finally:
-                stream.close()
-            stream = open_stream(path)
-            try:
-                for batch in Reader(stream, 0, Arena(16), CaptureStats()).batches():
-                    times = batch.time_ns[batch.time_ns != NULL]
-                    first = int(times[0]) if len(times) else 0
-                    break
-            finally:
-                stream.close()
-        except (InputError, StreamDamage):
-            if self._set or (told.st_size < _HEAD and not self._last):
-                return None
-            raise
-        return _File(path, told.st_ino, (told.st_mtime_ns, told.st_size), bytes(head[:have]), first, packed)
-
-
-def captures_in(source: str) -> list[str]:
-    """Return the captures of a folder or glob in the order of their first packets; anything else is returned as it is.
-
-    Raises
-    ------
-    InputError
-        If there are none.
-    """
-    if not os.path.isdir(source) and (os.path.exists(source) or not glob.has_magic(source)):
-        return [source]
-    files = [f.path for f in Follow(source)._list()]
-    if not files:
-        raise InputError(f"{source}: expected captures, found none")
-    return files
-
 
 def _digest(head: bytes) -> str:
     return hashlib.blake2b(head, digest_size=16).hexdigest()
-
-
-def _begins(file: _File) -> bool:
-    """Whether a file that was written to since still begins as it did, and is known well enough."""
-    if file.first_ns == NULL or file.packed or len(file.head) < _HEAD:
-        return False
-    try:
-        with open(file.path, "rb") as now:
-            return now.read(len(file.head)) == file.head
-    except OSError:
-        return False
-
-
-class _Pipe:
-    """Standard input or a named pipe, read without waiting."""
-
-    def __init__(self, fd: int, name: str, own: bool) -> None:
-        self._fd, self.name, self._own = fd, name, own
-        self._held = b""
-        self.closed = False
-        self.waits = False
-
-    @classmethod
-    def at(cls, source: str) -> _Pipe | None:
-        """The pipe at a path or "-"; None if it is something else."""
-        if source == "-":
-            return cls(sys.stdin.buffer.fileno(), "-", False)
-        try:
-            if not stat.S_ISFIFO(os.stat(source).st_mode):
-                return None
-            return cls(os.open(source, os.O_RDONLY | os.O_NONBLOCK), source, True)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise InputError(f"{source}: cannot be read: {error.strerror}") from error
-
-    def ready(self, last: bool) -> bool:
-        """Whether enough has come to tell what it is."""
-        while len(self._held) < _PEEK and not self.closed:
-            more = self._take(1 << 16)
-            if not more:
-                break
-            self._held += more
-        return len(self._held) >= _PEEK or self.closed or last
-
-    def _take(self, count: int) -> bytes:
-        if self.closed or not select.select([self._fd], [], [], None if self.waits else 0)[0]:
-            return b""
-        try:
-            chunk = os.read(self._fd, count)
-        except BlockingIOError:
-            return b""
-        self.closed = not chunk
-        return chunk
-
-    def read(self, count: int) -> bytes:
-        if not self._held:
-            return self._take(count)
-        out, self._held = self._held[:count], self._held[count:]
-        return out
-
-    def readinto(self, into: memoryview) -> int:
-        chunk = self.read(len(into))
-        into[: len(chunk)] = chunk
-        return len(chunk)
-
-    def close(self) -> None:
-        if self._own and self._fd >= 0:
-            os.close(self._fd)
-            self._fd, self.closed = -1, True

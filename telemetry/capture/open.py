@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Final, Protocol, TypeAlias
 
 from telemetry.errors import InputError
 
-__all__ = ["CaptureInput", "Stream", "StreamDamage", "open_stream"]
+__all__ = ["CaptureInput", "Raw", "Stream", "StreamDamage", "open_stream"]
 
 CaptureInput: TypeAlias = "str | os.PathLike[str] | BinaryIO"
 
@@ -43,7 +43,7 @@ class Stream(Protocol):
 _READ: Final = 1 << 18
 
 
-class _Raw:
+class Raw:
     """An unbuffered file, with the bytes that were peeked at put back in front."""
 
     compressed = False
@@ -51,6 +51,15 @@ class _Raw:
     def __init__(self, file: Any, name: str, size: int, head: bytes, own: bool) -> None:
         self._file, self.name, self.size, self._head, self._own = file, name, size, head, own
         self._count = 0
+
+    @property
+    def fd(self) -> int:
+        """Descriptor of a regular file, for reading from where it stands (tell `took` how much); else -1."""
+        return int(self._file.fileno()) if self.size >= 0 and not self._head else -1
+
+    def took(self, count: int) -> None:
+        """Count bytes that were read from `fd`."""
+        self._count += count
 
     def readinto(self, into: memoryview) -> int:
         if self._head:
@@ -100,7 +109,7 @@ class _Inflated:
 
     compressed = True
 
-    def __init__(self, raw: _Raw, kind: str) -> None:
+    def __init__(self, raw: Raw, kind: str) -> None:
         self._raw, self._kind = raw, kind
         self.name, self.size = raw.name, raw.size
         self._new = _decompressors(kind)
@@ -264,7 +273,7 @@ def open_stream(source: CaptureInput) -> Stream:
         if not more:
             break
         head += more
-    raw = _Raw(file, name, size, head, own)
+    raw = Raw(file, name, size, head, own)
     for magic, kind in _MAGICS:
         if head.startswith(magic):
             return _Inflated(raw, kind)

@@ -11,8 +11,9 @@ from telemetry.capture.columns import FRAME, HAS_RECOVERED, NULL, RECOVERED, Are
 from telemetry.capture.container import CONTROL, DAMAGE, FULL, MORE, Container, Pcap
 from telemetry.capture.decode import decode
 from telemetry.capture.erf import Erf, looks_like_erf
-from telemetry.capture.open import Stream, StreamDamage
+from telemetry.capture.open import Raw, Stream, StreamDamage
 from telemetry.capture.pcapng import Pcapng
+from telemetry.capture.plain import take_pcap
 from telemetry.capture.snoop import Snoop
 from telemetry.capture.stamps import Stamper
 from telemetry.capture.stats import CaptureStats, Damage
@@ -217,14 +218,11 @@ class Reader:
 
     def _fill(self, container: Container) -> tuple[int, bool]:
         """Fill the arena; return how many rows, and whether there may be more."""
-        arena, row = self._arena, 0
+        row = 0
         if self._lost is not None and not self._resync(container):
             return row, self._lost is not None
         while True:
-            before = row
-            row, self._pos, why = container.index(self._buffer, self._pos, self._end, row, arena)
-            if row > before:
-                self._decode(before, row)
+            row, why = self._take(container, row)
             if why == FULL:
                 return row, True
             if why == CONTROL:
@@ -256,13 +254,29 @@ class Reader:
             if not self._resync(container):
                 return row, self._lost is not None
 
-    def _decode(self, start: int, stop: int) -> None:
-        a = self._arena
-        a.dirty |= decode(self._buffer, start, stop, a.i64, a.u64, a.i32, a.i16, a.u8)
-        self._last_frame = int(a.i64[FRAME, stop - 1])
-        if self._recovering:
-            a.u8[RECOVERED, start:stop] = 1
-            a.dirty |= HAS_RECOVERED
+    def _take(self, container: Container, row: int) -> tuple[int, int]:
+        """Walk and decode what is in the buffer (of a plain pcap file: and what can be read behind it).
+
+        Returns the row behind, and why the walk ended.
+        """
+        a, start, stream = self._arena, row, self._stream
+        if isinstance(container, Pcap) and isinstance(stream, Raw) and stream.fd >= 0 and not self._eof:
+            end = self._end
+            row, self._pos, self._end, dirty, why = take_pcap(
+                stream.fd, self._buffer, self._pos, end, row, a.rows, a.i64, a.u64, a.i32, a.i16, a.u8,
+                *container.layout(),
+            )  # fmt: skip
+            stream.took(self._end - end)
+        else:
+            row, self._pos, why = container.index(self._buffer, self._pos, self._end, row, a)
+            dirty = decode(self._buffer, start, row, a.i64, a.u64, a.i32, a.i16, a.u8) if row > start else 0
+        if row > start:
+            a.dirty |= dirty
+            self._last_frame = int(a.i64[FRAME, row - 1])
+            if self._recovering:
+                a.u8[RECOVERED, start:row] = 1
+                a.dirty |= HAS_RECOVERED
+        return row, why
 
     def _lose(self, container: Container, why: int) -> None:
         """There is damage at `_pos`.

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from telemetry.errors import InputError
-from telemetry.host.tables import named
+from telemetry.host.fields import named
 from telemetry.types import Events, Int64, SeriesKey
 
 __all__ = ["RING_LOSSES", "Bypass", "DpdkPorts", "OnloadStacks", "parse_stackdump", "recognise"]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
-from telemetry.host.tables import named
+from telemetry.host.fields import named
 from telemetry.types import Int64, SeriesKey
 
 __all__ = ["DriverStats", "series_of", "settings"]

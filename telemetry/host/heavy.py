@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from telemetry.errors import InputError
+from telemetry.host.fields import Parser, named, of_labels, single
 from telemetry.host.scan import Field, Token
 from telemetry.host.sockets import TcpDiag, TcpTable, connections, neighbours
 from telemetry.host.sources import HostSource, TextFile
-from telemetry.host.tables import Parser, named, of_labels, single
 from telemetry.types import Int64, SeriesKey
 
 __all__ = ["buddyinfo", "heavy_set", "numa_maps", "slabinfo", "slow_set", "smaps", "zoneinfo"]

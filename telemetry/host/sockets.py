@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from telemetry.errors import InputError
+from telemetry.host.fields import of_labels
 from telemetry.host.netlink import DUMP, Dump, Layout, attributes, messages, request
-from telemetry.host.tables import of_labels
 from telemetry.types import Int64, SeriesKey
 
 __all__ = ["TcpDiag", "TcpTable", "connection_layout", "connections", "diag_rows", "neighbour_layout", "neighbours"]
@@ -43,7 +44,7 @@ _SYNCHRONISED = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9  # not those listenin
 _GET_NEIGHBOUR, _NEW_NEIGHBOUR = 30, 28
 
 
-class _Tcp:
+class _Tcp(ABC):
     """TCP sockets summed by state and by the port of the service.
 
     Notes
@@ -69,9 +70,9 @@ class _Tcp:
         out[:] = np.array(list(found.values()), np.int64)
         return True
 
+    @abstractmethod
     def _rows(self) -> tuple[list[_Row], bool]:
         """The sockets, and whether there are more."""
-        raise NotImplementedError
 
     def _count(self) -> dict[SeriesKey, int]:
         rows, cut = self._rows()

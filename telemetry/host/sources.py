@@ -10,8 +10,8 @@ from typing import Protocol
 import numpy as np
 
 from telemetry.errors import InputError
+from telemetry.host.fields import Parser
 from telemetry.host.scan import Field, lines, scan_fields
-from telemetry.host.tables import Parser
 from telemetry.types import Int64, SeriesKey
 
 __all__ = ["HostSource", "TextFile"]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,7 +31,7 @@ _STATES = (
 )
 
 
-class _Threads:
+class _Threads(ABC):
     """The threads of one process and a few open files of each."""
 
     files: tuple[str, ...] = ()
@@ -78,8 +79,9 @@ class _Threads:
         for tid in list(self._open):
             self._forget(tid)
 
+    @abstractmethod
     def _all(self, fds: NDArray[np.int32], room: NDArray[np.uint8], out: Int64) -> bool:
-        raise NotImplementedError
+        """Read the files of all threads into `out`; False if a thread is gone or a file torn."""
 
     def _add(self, tid: str) -> None:
         folder = self._folder / "task" / tid

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from telemetry.storage.columns import KeyTable
 from telemetry.storage.cut import commit_files, empty_trash, remove_orphans
 from telemetry.storage.manifest import Entry, locked, read_manifest
 from telemetry.storage.merge import Stream, merge_streams
-from telemetry.storage.parquet import KeyTable
 from telemetry.storage.partition import PartitionWriter
 from telemetry.storage.reading import Snapshot
 

@@ -14,10 +14,10 @@ from __future__ import annotations
 import datetime
 import hashlib
 import re
+from functools import lru_cache
 from urllib.parse import quote
 
 from telemetry.errors import InputError
-from telemetry.types import SeriesKey
 
 __all__ = ["DAY_NS", "FAMILIES", "VERSION", "day_of", "family_of", "labels_text", "parse_labels", "part"]
 
@@ -41,6 +41,7 @@ _LABEL = re.compile(r'([^=,"]*)="((?:[^"\\]|\\.)*)"(?:,|$)', re.DOTALL)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 
 
+@lru_cache(1 << 12)
 def family_of(metric: str, kind: str) -> str:
     """Name the family of a metric; `kind` is ``int64`` or ``float64``. Never contains anything from outside."""
     return f"{_GROUP_OF.get(metric.partition('_')[0], 'other')}.{kind}"
@@ -69,12 +70,14 @@ def part(text: str) -> str:
 
 def labels_text(labels: tuple[tuple[str, str], ...]) -> str:
     """Write labels as ``name="value",...`` (the text that lies in the files)."""
-    text = ",".join([f'{k}="{v}"' for k, v in labels])
-    if text.count('"') == 2 * len(labels) and "\\" not in text and "\n" not in text:
-        return text
-    return ",".join(
-        '{}="{}"'.format(k, v.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")) for k, v in labels
-    )
+    return ",".join(map(_label_text, labels))
+
+
+@lru_cache(1 << 13)  # a flow, a processor, a queue is a label of many series
+def _label_text(label: tuple[str, str]) -> str:
+    name, value = label
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'{name}="{escaped}"'
 
 
 def parse_labels(text: str) -> tuple[tuple[str, str], ...]:
@@ -93,8 +96,3 @@ def parse_labels(text: str) -> tuple[tuple[str, str], ...]:
         found.append((m[1], _ESCAPE.sub(lambda e: "\n" if e[1] == "n" else e[1], m[2])))
         at = m.end()
     return tuple(found)
-
-
-def group_of(key: SeriesKey, kind: str) -> tuple[str, str]:
-    """Name the family and the host directory of a series."""
-    return family_of(key.metric, kind), part(key.host)

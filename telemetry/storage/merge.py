@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from telemetry.storage.columns import Columns, KeyTable
 from telemetry.storage.layout import family_of
-from telemetry.storage.parquet import Columns, KeyTable
 from telemetry.types import Int64, Nanos
 
 __all__ = ["Stream", "merge_streams", "sort_rows"]

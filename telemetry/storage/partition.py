@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from telemetry.storage.columns import Columns
 from telemetry.storage.layout import DAY_NS, day_of, family_of, part
 from telemetry.storage.manifest import Entry
-from telemetry.storage.parquet import ROW_GROUP, Columns, FileWriter
+from telemetry.storage.parquet_writer import ROW_GROUP, FileWriter
 from telemetry.types import Int64, SeriesKey
 
 __all__ = ["PartitionWriter"]

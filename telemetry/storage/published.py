@@ -14,9 +14,9 @@ import msgspec
 
 from telemetry.errors import StoreError
 from telemetry.selectors import Select, predicate
+from telemetry.storage.columns import KeyTable
 from telemetry.storage.layout import VERSION
 from telemetry.storage.manifest import Entry, Manifest, read_manifest
-from telemetry.storage.parquet import KeyTable
 from telemetry.storage.reading import Snapshot
 from telemetry.types import Events, Nanos, SeriesKey
 

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from telemetry.errors import StoreError
 from telemetry.selectors import Selector
+from telemetry.storage.columns import Columns, KeyTable
 from telemetry.storage.index import SegmentIndex
 from telemetry.storage.manifest import Entry, read_manifest
 from telemetry.storage.merge import Stream, merge_streams
-from telemetry.storage.parquet import Columns, KeyTable, read_file, read_keys
+from telemetry.storage.parquet_reader import read_file, read_keys
 from telemetry.storage.segments import log_batches, segments
 from telemetry.types import Events, Int64, Nanos, SeriesKey
 

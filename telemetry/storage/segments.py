@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from telemetry.storage.columns import Columns
 from telemetry.storage.index import Rows, SegmentIndex
 from telemetry.storage.merge import sort_rows
-from telemetry.storage.parquet import ROW_GROUP, Columns
+from telemetry.storage.parquet_writer import ROW_GROUP
 from telemetry.types import Nanos
 
 __all__ = ["log_batches", "segment_name", "segments"]

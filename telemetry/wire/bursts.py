@@ -17,7 +17,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from telemetry.types import Int64, Nanos
-from telemetry.wire.feedkernel import G_FORMAT, G_SINCE
+from telemetry.wire.feedstate import G_FORMAT, G_SINCE
 
 __all__ = ["Bursts", "Gaps"]
 

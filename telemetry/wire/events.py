@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -177,7 +178,7 @@ class Collector:
             first = len(self._keys)
             keys = [self._resolve(n >> _ID_BITS, (n & _ID_MASK) - _ID_ZERO) for n in fresh.tolist()]
             self._keys = (*self._keys, *keys)
-            self._tie = np.concatenate([self._tie, [_digest(k) for k in keys]]).astype(np.int64)
+            self._tie = np.concatenate([self._tie, np.frombuffer(b"".join(map(_digest, keys)), "<i8")])
             self._known = np.concatenate([self._known, fresh])
             if 2 * len(self._known) > len(self._names):
                 size = 1 << (4 * len(self._known) - 1).bit_length()
@@ -188,7 +189,12 @@ class Collector:
         return series
 
 
-def _digest(key: SeriesKey) -> int:
-    """A number that stands for the name: orders what happened at one instant."""
-    text = f"{key.metric}\0{key.labels}".encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little", signed=True)
+def _digest(key: SeriesKey) -> bytes:
+    """What stands for the name, 8 bytes: orders what happened at one instant."""
+    pairs = ", ".join(map(_pair, key.labels))
+    text = f"{key.metric}\0({pairs}{',' if len(key.labels) == 1 else ''})"  # as Python writes a tuple
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+
+_pair = lru_cache(1 << 13)(repr)
+"""A label's name and value as Python writes them: each flow's, tap's and window's comes back for every metric."""

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from telemetry.errors import ConfigError
 from telemetry.types import Int64, Nanos
 from telemetry.wire import feedkernel as fk
+from telemetry.wire import feedstate as fs
+from telemetry.wire.feedtell import tell
 from telemetry.wire.flows import FlowTable
 from telemetry.wire.formats import FORMATS, SOUP
 
@@ -55,7 +57,7 @@ class FeedSummary:
 
 @dataclass(frozen=True, slots=True)
 class FeedRows:
-    """Measurements of one step: ``rows[:, (code, stream, time, value, first, last)]`` (codes in `feedkernel`)."""
+    """Measurements of one step: ``rows[:, (code, stream, time, value, first, last)]`` (codes in `feedstate`)."""
 
     rows: Int64
 
@@ -94,14 +96,14 @@ class Feeds:
         self._by_destination: dict[tuple[int, int, int], int] = {}
         self._group_names: list[str] = []
         self._groups = np.zeros((64, 5), np.int64)
-        self._heads = np.zeros(64 * fk.LEARN * fk.HEAD_BYTES, np.uint8)
-        self._meta = np.zeros((64 * fk.LEARN, 3), np.int64)
+        self._heads = np.zeros(64 * fs.LEARN * fs.HEAD_BYTES, np.uint8)
+        self._meta = np.zeros((64 * fs.LEARN, 3), np.int64)
         self._clock = np.array([np.iinfo(np.int64).min, 0, 0], np.int64)
         self._stable = np.full(4 * _MOST_STREAMS, -1, np.int32)
-        self._state = np.zeros((64, fk.STREAM_FIELDS), np.int64)
-        self._gaps = np.zeros((64, fk.GAP_SLOTS, 3), np.int64)
+        self._state = np.zeros((64, fs.STREAM_FIELDS), np.int64)
+        self._gaps = np.zeros((64, fs.GAP_SLOTS, 3), np.int64)
         self._pair = np.zeros((1024, 4), np.int64)
-        self._pgaps = np.zeros((1024, fk.GAP_SLOTS, 3), np.int64)
+        self._pgaps = np.zeros((1024, fs.GAP_SLOTS, 3), np.int64)
         self._content = np.zeros((1 << 12, 3), np.int64)
         self._counts = np.zeros(4, np.int64)  # streams, pairs, headers that did not fit, streams refused
         self._head = np.zeros(6, np.int64)
@@ -139,13 +141,13 @@ class Feeds:
         """Tell what is still undecided: short groups, open gaps, the last tick."""
         found = []
         for g in range(len(self._group_names)):
-            if self._groups[g, fk.G_FORMAT] == fk.UNKNOWN and self._groups[g, fk.G_SEEN] >= 4:
-                fk.tell(g, self._groups, self._heads, self._meta, self._head)
+            if self._groups[g, fs.G_FORMAT] == fs.UNKNOWN and self._groups[g, fs.G_SEEN] >= 4:
+                tell(g, self._groups, self._heads, self._meta, self._head)
                 self._clock[1], self._clock[2] = g + 1, 0
                 found += self._feed(None, np.empty(0, np.int32), 0)
         if self._clock[0] != np.iinfo(np.int64).min:
-            end = int(self._clock[0] + 1) * fk.TICK_NS
-            for now in (end, end + 2 * fk.HOLD_NS):
+            end = int(self._clock[0] + 1) * fs.TICK_NS
+            for now in (end, end + 2 * fs.HOLD_NS):
                 self._reserve()
                 rows = fk.sweep(now, self._state, self._gaps, self._pair, self._pgaps, self._counts, self._out, 0)
                 found.append(self._out[:rows].copy())
@@ -175,17 +177,17 @@ class Feeds:
 
     def name(self, stream: int) -> str:
         """``address:port`` of a stream, with ``/n`` for the further channels of one destination."""
-        group = int(self._state[stream, fk.S_GROUP])
-        siblings = np.flatnonzero(self._state[: int(self._counts[0]), fk.S_GROUP] == group)
+        group = int(self._state[stream, fs.S_GROUP])
+        siblings = np.flatnonzero(self._state[: int(self._counts[0]), fs.S_GROUP] == group)
         nth = int(np.searchsorted(siblings, stream))
         return self._group_names[group] + (f"/{nth}" if nth else "")
 
     def pair_name(self, stream: int) -> str:
         """Both lines of a feed, the lower address first."""
-        pair = int(self._state[stream, fk.S_PAIR])
+        pair = int(self._state[stream, fs.S_PAIR])
         if pair < 0:
             return self.name(stream)
-        a, b = self._pair[pair, fk.P_A], self._pair[pair, fk.P_B]
+        a, b = self._pair[pair, fs.P_A], self._pair[pair, fs.P_B]
         return f"{self.name(int(a))}|{self.name(int(b))}"
 
     def summary(self) -> list[FeedSummary]:
@@ -193,16 +195,16 @@ class Feeds:
         result = []
         for s in range(int(self._counts[0])):
             row = self._state[s]
-            code = int(self._groups[row[fk.S_GROUP], fk.G_FORMAT])
-            partner = int(row[fk.S_PARTNER])
+            code = int(self._groups[row[fs.S_GROUP], fs.G_FORMAT])
+            partner = int(row[fs.S_PARTNER])
             other = self.name(partner) if partner >= 0 else ""
             result.append(
                 FeedSummary(
                     self.name(s),
                     FORMATS[code],
-                    int(row[fk.S_PACKETS]),
-                    int(row[fk.S_EXPECTED]),
-                    int(row[fk.S_RESETS]),
+                    int(row[fs.S_PACKETS]),
+                    int(row[fs.S_EXPECTED]),
+                    int(row[fs.S_RESETS]),
                     other,
                 )
             )
@@ -214,7 +216,7 @@ class Feeds:
             if len(self.gaps) >= _MOST_RANGES:
                 self.gap_ranges_left_out += 1
                 continue
-            both = code == fk.LOST_BOTH
+            both = code == fs.LOST_BOTH
             self.gaps.append(Gap(self.pair_name(stream) if both else self.name(stream), first, last, time, both))
         return FeedRows(rows)
 
@@ -247,10 +249,10 @@ class Feeds:
             size = len(self._groups)
             self._groups = np.concatenate([self._groups, np.zeros_like(self._groups)])
             self._heads = np.concatenate([self._heads, np.zeros_like(self._heads)])
-            self._meta = np.concatenate([self._meta, np.zeros((size * fk.LEARN, 3), np.int64)])
+            self._meta = np.concatenate([self._meta, np.zeros((size * fs.LEARN, 3), np.int64)])
         name = self._configured.get(text)
-        self._groups[g, fk.G_FORMAT] = fk.UNKNOWN if name is None else FORMATS.index(name)
-        self._groups[g, fk.G_RANK] = ((destination[1] & 0xFFFFFFFFFFFF) << 16 | destination[2]) & 0x7FFFFFFFFFFFFFFF
+        self._groups[g, fs.G_FORMAT] = fs.UNKNOWN if name is None else FORMATS.index(name)
+        self._groups[g, fs.G_RANK] = ((destination[1] & 0xFFFFFFFFFFFF) << 16 | destination[2]) & 0x7FFFFFFFFFFFFFFF
         return g
 
     def _reserve(self) -> None:
@@ -260,6 +262,6 @@ class Feeds:
         if streams + 8192 // 64 > size and size < _MOST_STREAMS:
             self._state = np.concatenate([self._state, np.zeros_like(self._state)])
             self._gaps = np.concatenate([self._gaps, np.zeros_like(self._gaps)])
-        rows = (fk.GAP_SLOTS + 1) * streams + fk.GAP_SLOTS * pairs + 64 * fk.ROWS_EACH
+        rows = (fs.GAP_SLOTS + 1) * streams + fs.GAP_SLOTS * pairs + 64 * fk.ROWS_EACH
         if 2 * rows > len(self._out):
             self._out = np.empty((4 * rows, 6), np.int64)

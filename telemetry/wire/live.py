@@ -34,9 +34,11 @@ from telemetry.capture.columns import NULL
 from telemetry.capture.follow import Follow
 from telemetry.errors import InputError
 from telemetry.types import Events, Nanos
+from telemetry.wire.clock import Clock
 from telemetry.wire.fingerprint import HASH_BYTES
 from telemetry.wire.pairing import MAX_TAPS
-from telemetry.wire.taps import Clock, Run, WireReport
+from telemetry.wire.report import WireReport
+from telemetry.wire.run import Run
 from telemetry.wire.windows import SECOND
 
 if TYPE_CHECKING:

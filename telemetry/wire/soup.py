@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from telemetry.types import Int64
-from telemetry.wire.feedkernel import DUPLICATE, GAP, RESTART, TICK_NS
+from telemetry.wire.feedstate import DUPLICATE, GAP, RESTART, TICK_NS
 from telemetry.wire.flows import FlowTable
 from telemetry.wire.formats import SOUP
 from telemetry.wire.soupkernel import ACCEPTED, FIELDS, HOLE, LOGIN, S_FLOW, S_NUMBER, SLOTS, WIDTH, soup, tick
@@ -68,7 +68,7 @@ class Soup:
         return int(self._state[stream, S_NUMBER])
 
     def push(self, packets: Packets, flow: NDArray[np.int32]) -> Int64:
-        """Feed a batch; return rows (code, stream, time, value, first, last), codes of `feedkernel` and `HOLE`."""
+        """Feed a batch; return rows (code, stream, time, value, first, last), codes of `feedstate` and `HOLE`."""
         flows, p = self._flows, packets
         if flows.count > len(self._soup_of):
             grow = max(flows.count, 2 * len(self._soup_of)) - len(self._soup_of)

@@ -7,13 +7,15 @@ from typing import Final
 import numpy as np
 from numba import njit
 
-from telemetry.wire.feedkernel import AHEAD, PACKETS, TICK_NS
+from telemetry.wire.feedgaps import put
+from telemetry.wire.feedkernel import AHEAD
+from telemetry.wire.feedstate import PACKETS, TICK_NS
 from telemetry.wire.prefetch import prefetch
 
 __all__ = ["ACCEPTED", "FIELDS", "HOLE", "LOGIN", "SLOTS", "S_FLOW", "S_NUMBER", "WIDTH", "soup", "tick"]
 
 HOLE, LOGIN = 20, 21
-"""Codes of rows besides those of `feedkernel`: a hole in the stream; (internal) a login."""
+"""Codes of rows besides those of `feedstate`: a hole in the stream; (internal) a login."""
 
 _NULL: Final = np.iinfo(np.int64).min
 SLOTS: Final = 8  # segments that may wait for one before them
@@ -63,18 +65,12 @@ def _whole(data, at, cap, size):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _put(out, k, code, s, t, value, lo, hi):  # type: ignore[no-untyped-def]
-    out[k, 0], out[k, 1], out[k, 2], out[k, 3], out[k, 4], out[k, 5] = code, s, t, value, lo, hi
-    return k + 1
-
-
-@njit(cache=True, nogil=True)
 def _lost(state, s, t, out, k):  # type: ignore[no-untyped-def]
     """The stream is not understood any more."""
     state[s, S_SYNC] = state[s, S_HEAD] = state[s, S_LEFT] = 0
     state[s, S_NUMBER] = -1
     state[s, S_HOLES] += 1
-    return _put(out, k, HOLE, s, t, 1, 0, 0)
+    return put(out, k, HOLE, s, t, 1, 0, 0)
 
 
 @njit(cache=True, nogil=True)
@@ -119,7 +115,7 @@ def _take(state, s, head, data, at, cap, size, t, out, k):  # type: ignore[no-un
                         session = session * 1_000_003 + head[s, b]
                     before, state[s, S_NUMBER] = state[s, S_NUMBER], max(number, 1)
                     state[s, S_SESSION] = session
-                    k = _put(out, k, LOGIN, s, t, max(number, 1), session, before)
+                    k = put(out, k, LOGIN, s, t, max(number, 1), session, before)
                 state[s, S_HEAD] = 0
             continue
         head[s, state[s, S_HEAD]] = data[o]
@@ -192,8 +188,9 @@ def soup(  # type: ignore[no-untyped-def]
     k = 0
     tick_end = (clock[0] + 1) * TICK_NS if clock[0] != _NULL else _NULL
     for i in range(start, n):
-        if i + AHEAD < n:
-            prefetch(data, poffs[i + AHEAD])
+        soon = i + AHEAD
+        if soon < n and proto[soon] == 6 and flow[soon] >= 0 and soup_of[flow[soon]] > 0:
+            prefetch(data, poffs[soon])  # of others nothing is read, and a needless line costs what a needed one does
         f = np.int64(flow[i])
         if proto[i] != 6 or f < 0:
             continue
@@ -257,6 +254,6 @@ def soup(  # type: ignore[no-untyped-def]
 def tick(state, count, end, out, k):  # type: ignore[no-untyped-def]
     for s in range(count):
         if state[s, S_MESSAGES] > 0:
-            k = _put(out, k, PACKETS, s, end - 1, state[s, S_MESSAGES], 0, 0)
+            k = put(out, k, PACKETS, s, end - 1, state[s, S_MESSAGES], 0, 0)
             state[s, S_MESSAGES] = 0
     return k

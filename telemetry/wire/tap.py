@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from telemetry.types import Int64, Nanos, SeriesKey
-from telemetry.wire import feedkernel as fk
+from telemetry.wire import feedstate as fs
 from telemetry.wire.bursts import Bursts, Gaps
 from telemetry.wire.events import Collector
 from telemetry.wire.feeds import Feeds
@@ -47,14 +47,14 @@ _TCP_METRICS: Final = {
     "nagle": "tcp_nagle_stall_ns",
 }
 _FEED_METRICS: Final = {
-    fk.GAP: "feed_gap_packets",
-    fk.REORDERED: "feed_reordered_packets",
-    fk.DUPLICATE: "feed_duplicate_packets",
-    fk.RESTART: "feed_resets",
-    fk.SKEW: "ab_skew_ns",
-    fk.DELAY: "feed_delay_ns",
-    fk.PACKETS: "feed_packets",
-    fk.LOST_BOTH: "feed_lost_packets",
+    fs.GAP: "feed_gap_packets",
+    fs.REORDERED: "feed_reordered_packets",
+    fs.DUPLICATE: "feed_duplicate_packets",
+    fs.RESTART: "feed_resets",
+    fs.SKEW: "ab_skew_ns",
+    fs.DELAY: "feed_delay_ns",
+    fs.PACKETS: "feed_packets",
+    fs.LOST_BOTH: "feed_lost_packets",
     HOLE: "feed_holes",
 }
 METRICS: Final = (
@@ -158,7 +158,7 @@ class Tap:
         self._tcp_windows = self._feed_windows = self._trade_windows = self._link = None
         if detail == "windows":
             self._tcp_windows = Windows(len(EVENTS), (_RTT, _TS_RTT))
-            self._feed_windows = Windows(fk.STARTED + 1, (fk.SKEW, fk.DELAY))
+            self._feed_windows = Windows(fs.STARTED + 1, (fs.SKEW, fs.DELAY))
             self._trade_windows = Windows(1, (0,))
             self._link = Link()
 
@@ -257,7 +257,7 @@ class Tap:
 
     def _feed_rows(self, rows: Int64) -> None:
         self._add_rows(rows, _FEED)
-        looked = rows[rows[:, 0] == fk.PACKETS]
+        looked = rows[rows[:, 0] == fs.PACKETS]
         if len(looked):
             for rare in _RARE_FEED:
                 self._add(rare, looked[:, 1], looked[:, 2], 0)

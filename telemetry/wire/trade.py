@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from telemetry.types import Int64
 from telemetry.wire.feeds import Feeds
+from telemetry.wire.feedstate import G_FORMAT, G_SINCE
 from telemetry.wire.flows import FlowTable
 from telemetry.wire.formats import DATA, KIND, SEQ, STEP, parse
 
@@ -45,12 +46,15 @@ def _trade(  # type: ignore[no-untyped-def]
         t = times[i]
         if proto[i] == 17:
             g = np.int64(group_of[f])
-            if g < 0 or groups[g, 0] < 0 or t < groups[g, 2]:
+            if g < 0 or groups[g, G_FORMAT] < 0 or t < groups[g, G_SINCE]:
                 continue  # not market data, or not yet known to be: the batch must make no difference
             if not by_name:
                 clock[0] = t
                 continue
-            if not parse(groups[g, 0], data, poff[i], np.int64(pcap[i]), np.int64(plen[i]), head) or head[KIND] != DATA:
+            if (
+                not parse(groups[g, G_FORMAT], data, poff[i], np.int64(pcap[i]), np.int64(plen[i]), head)
+                or head[KIND] != DATA
+            ):
                 continue
             clock[0] = t
             for q in range(min(head[STEP], 64)):

@@ -15,7 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 from pipelines.cli import cli
-from pipelines.ingest import Unit, ingest, ingest_unit, plan
+from pipelines.ingest import ingest, ingest_unit
+from pipelines.units import Unit, plan
 from telemetry.bulk import BulkLoad, loaded
 from telemetry.errors import InputError, StoreError
 from telemetry.store import Store

@@ -12,8 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from pipelines import packets as module
+from pipelines.addresses import address_text
 from pipelines.commands.packets import command
-from pipelines.packets import COLUMNS, PacketWriter, address_text, convert
+from pipelines.packet_rows import COLUMNS
+from pipelines.packets import PacketWriter, convert
 from telemetry.capture.packets import read_packets
 from telemetry.errors import ConfigError, InputError, StoreError, TailwatchError
 from tests.naive.capture_build import eth, gre, ip4, ip6, pcap, tcp, udp, vlan

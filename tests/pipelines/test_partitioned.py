@@ -17,10 +17,11 @@ from benchmarks.service_cluster import alerts, dask, many_hosts, settings
 from benchmarks.service_crash import START, make_store
 from pipelines.cluster import executor
 from pipelines.features import write_features
-from pipelines.ingest import ingest, plan
+from pipelines.ingest import ingest
 from pipelines.partitioned import DAY, ScoreTask, part_of, plan_days, score_part, score_parts, write_days
 from pipelines.score import score
 from pipelines.state import StateDB
+from pipelines.units import plan
 from telemetry.selectors import of_host
 from telemetry.store import Store
 from tests.naive.wire_frames import pcap, udp

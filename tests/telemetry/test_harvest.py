@@ -13,9 +13,9 @@ import pytest
 
 from telemetry.errors import ConfigError
 from telemetry.harvest import Harvester, Joiner
+from telemetry.host.fields import single
 from telemetry.host.scan import Token
 from telemetry.host.sources import TextFile
-from telemetry.host.tables import single
 from telemetry.host.tier import Tier
 from telemetry.types import Events, SeriesKey
 

@@ -12,12 +12,12 @@ import pytest
 
 from telemetry.errors import InputError
 from telemetry.harvest import Harvester
+from telemetry.host.fields import Parser
 from telemetry.host.heavy import buddyinfo, numa_maps, slabinfo, smaps, zoneinfo
 from telemetry.host.netlink import attribute, request
 from telemetry.host.scan import lines
 from telemetry.host.sockets import TcpDiag, TcpTable, connection_layout, connections, diag_rows, neighbour_layout
 from telemetry.host.sources import HostSource
-from telemetry.host.tables import Parser
 from telemetry.types import Events
 
 FIXTURES = Path(__file__).parents[1] / "fixtures/proc"

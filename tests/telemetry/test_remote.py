@@ -15,7 +15,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 
 from telemetry.errors import ConfigError, InputError
 from telemetry.remote import decode, encode
-from telemetry.remote_link import Receiver, Sender
+from telemetry.remote_receiver import Receiver
+from telemetry.remote_sender import Sender
 from telemetry.store import Store
 from telemetry.types import Events, SeriesKey
 

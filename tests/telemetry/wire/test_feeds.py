@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from telemetry.capture.packets import read_packets
 from telemetry.errors import ConfigError
 from telemetry.types import Int64
-from telemetry.wire import feedkernel as fk
+from telemetry.wire import feedstate as fs
 from telemetry.wire.feeds import Feeds
 from telemetry.wire.flows import FlowTable
 from telemetry.wire.formats import FORMATS
@@ -75,9 +75,9 @@ def test_each_format_is_told_and_its_gap_has_the_exact_range(name: str) -> None:
     summary = feeds.summary()
     assert [(s.feed, s.format, s.packets) for s in summary] == [("239.1.1.1:5001", name, len(numbers))]
     assert [(g.first, g.last) for g in feeds.gaps] == [(160, 162)]
-    assert _sum(rows, fk.GAP) == 3
+    assert _sum(rows, fs.GAP) == 3
     assert feeds.malformed == 0
-    delays = rows[rows[:, 0] == fk.DELAY, 3]
+    delays = rows[rows[:, 0] == fs.DELAY, 3]
     assert len(delays) in (0, len(numbers))
     if len(delays) and name in ("mdf1", "iextp", "eobi", "omd", "umdf", "optiq", "mdp3"):
         assert delays[0] == START - (SENT + 100)
@@ -94,7 +94,7 @@ def test_payload_without_numbers_is_no_feed() -> None:
 def test_a_configured_format_counts_from_the_first_packet_and_an_unknown_one_is_refused() -> None:
     frames = [_frame(START, HEADERS["mdp3"](5)), _frame(START + 10, HEADERS["mdp3"](8))]
     _, rows = _feed(frames, formats={"239.1.1.1:5001": "mdp3"})
-    assert _sum(rows, fk.GAP) == 2
+    assert _sum(rows, fs.GAP) == 2
     with pytest.raises(ConfigError, match="expected one of"):
         Feeds(FlowTable(), {"239.1.1.1:5001": "nosuch"})
 
@@ -126,7 +126,7 @@ def test_gaps_are_what_never_came_for_any_batches(moves: list[str], rows: int) -
     feeds, found = _feed(frames, rows, known)
     assert sorted((g.first, g.last) for g in feeds.gaps) == gaps(numbers)
     repeats = sum(a == b for a, b in pairwise(numbers))
-    assert _sum(found, fk.DUPLICATE) == repeats
+    assert _sum(found, fs.DUPLICATE) == repeats
     _, whole = _feed(frames, formats=known)
     assert np.array_equal(found, whole)
 
@@ -135,9 +135,9 @@ def test_a_restart_at_one_is_one_event_and_no_old_packets() -> None:
     numbers = [*range(5000, 5100), *range(1, 400)]
     frames = [_frame(START + i * 10_000, HEADERS["iextp"](n)) for i, n in enumerate(numbers)]
     feeds, rows = _feed(frames)
-    assert _sum(rows, fk.RESTART) == 1
-    assert _sum(rows, fk.DUPLICATE) == 0
-    assert _sum(rows, fk.GAP) == 0
+    assert _sum(rows, fs.RESTART) == 1
+    assert _sum(rows, fs.DUPLICATE) == 0
+    assert _sum(rows, fs.GAP) == 0
     assert feeds.summary()[0].resets == 1
 
 
@@ -145,9 +145,9 @@ def test_a_replay_of_old_packets_is_duplicates_not_a_reset() -> None:
     numbers = [*range(100, 200), *range(150, 170), *range(200, 300)]
     frames = [_frame(START + i * 10_000, HEADERS["mdp3"](n)) for i, n in enumerate(numbers)]
     _, rows = _feed(frames)
-    assert _sum(rows, fk.DUPLICATE) == 20
-    assert _sum(rows, fk.RESTART) == 0
-    assert _sum(rows, fk.GAP) == 0
+    assert _sum(rows, fs.DUPLICATE) == 20
+    assert _sum(rows, fs.RESTART) == 0
+    assert _sum(rows, fs.GAP) == 0
 
 
 def test_heartbeats_show_a_loss_at_the_end_of_a_burst() -> None:
@@ -176,7 +176,7 @@ def test_lines_of_one_feed_are_found_and_only_loss_on_both_is_lost(name: str) ->
     feeds, rows = _feed(frames)
     first, second = feeds.summary()
     assert (first.partner, second.partner) == (second.feed, first.feed)
-    skew = rows[rows[:, 0] == fk.SKEW, 3]
+    skew = rows[rows[:, 0] == fs.SKEW, 3]
     assert set(skew.tolist()) == {7000}
     assert len(skew) > 280
     assert [(g.feed, g.first, g.last) for g in feeds.gaps if g.both] == [("239.1.1.1:5001|239.1.1.2:5002", 200, 200)]
@@ -192,7 +192,7 @@ def test_channels_of_one_destination_have_numbers_of_their_own() -> None:
         frames.append(_frame(START + i * 2000 + 9, struct.pack("<HBBI", 22, 1, 2, 900 + i) + bytes([14]) + bytes(13)))
     feeds, rows = _feed(frames)
     assert [s.feed for s in feeds.summary()] == ["239.1.1.1:5001", "239.1.1.1:5001/1"]
-    assert _sum(rows, fk.GAP) == 0
+    assert _sum(rows, fs.GAP) == 0
 
 
 @given(st.binary(max_size=80), st.integers(0, 13))
@@ -224,7 +224,7 @@ def test_real_feeds_have_no_false_gap(path: str, name: str, numbers: int) -> Non
     whole = np.concatenate(rows)
     assert {s.format for s in feeds.summary()} == {name}
     assert feeds.malformed == 0
-    for code in (fk.GAP, fk.RESTART, fk.DUPLICATE, fk.REORDERED, fk.LOST_BOTH):
+    for code in (fs.GAP, fs.RESTART, fs.DUPLICATE, fs.REORDERED, fs.LOST_BOTH):
         assert _sum(whole, code) == 0
     # Steps from packet to packet that were checked: all packets but the first of each stream, or all numbers.
     checked = sum(s.packets - 1 for s in feeds.summary())

@@ -12,7 +12,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from telemetry.wire import feedkernel as fk
+from telemetry.wire import feedstate as fs
 from telemetry.wire.flows import FlowTable
 from telemetry.wire.soup import HOLE, Soup
 from telemetry.wire.taps import wire_events
@@ -79,7 +79,7 @@ def test_each_sequenced_message_counts_once(
         order.insert(0, frames[0])
     soup, got = fed([segment(i, (first + o) & 0xFFFFFFFF, b) for i, (o, b) in enumerate(order)], rows)
     assert soup.number(0) == 101 + len(sizes)
-    assert counts(got) == {fk.PACKETS: len(sizes)}
+    assert counts(got) == {fs.PACKETS: len(sizes)}
 
 
 def test_a_hole_within_a_message_loses_nothing_and_a_wider_one_is_said() -> None:
@@ -95,7 +95,7 @@ def test_a_hole_within_a_message_loses_nothing_and_a_wider_one_is_said() -> None
     soup, got = fed(frames)
     told = counts(got)
     assert told[HOLE] == 1, "the middle of the large message is none"
-    assert told[fk.PACKETS] == 1 + 60 - 4
+    assert told[fs.PACKETS] == 1 + 60 - 4
     assert soup.number(0) == -1
     login = segment(900, place, accepted("S1", 62))
     soup, got = fed([*frames, login, segment(901, place + 33, packet(b"S", b"z"))])
@@ -112,10 +112,10 @@ def test_logins_tell_gaps_replays_and_resets() -> None:
         *connection(900, 40003, "S2", 1, 3), *connection(1200, 40003, "S2", 4, 1),
     ]  # fmt: skip
     soup, got = fed(frames)
-    assert [(c, v, lo, hi) for c, _, _, v, lo, hi in got.tolist() if c != fk.PACKETS] == [
-        (fk.GAP, 4, 11, 14), (fk.DUPLICATE, 2, 18, 19), (fk.RESTART, 1, 20, 1),
+    assert [(c, v, lo, hi) for c, _, _, v, lo, hi in got.tolist() if c != fs.PACKETS] == [
+        (fs.GAP, 4, 11, 14), (fs.DUPLICATE, 2, 18, 19), (fs.RESTART, 1, 20, 1),
     ]  # fmt: skip
-    assert counts(got)[fk.PACKETS] == 21
+    assert counts(got)[fs.PACKETS] == 21
     assert soup.number(3) == 5
 
 
@@ -123,7 +123,7 @@ def test_a_configured_server_needs_no_login_and_others_are_none() -> None:
     frames = [segment(n, 100 + 46 * n, packet(b"S", b"x" * 20) * 2) for n in range(10)]
     assert fed(frames)[0].streams == 0
     soup, got = fed(frames, formats={"10.0.0.1:9000": "soupbintcp"})
-    assert (soup.streams, soup.number(0), counts(got)) == (1, -1, {fk.PACKETS: 20})
+    assert (soup.streams, soup.number(0), counts(got)) == (1, -1, {fs.PACKETS: 20})
 
 
 def test_series_are_those_of_a_feed() -> None:

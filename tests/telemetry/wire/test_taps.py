@@ -14,7 +14,8 @@ from telemetry.errors import InputError
 from telemetry.types import Events
 from telemetry.wire.clock import Clock, estimate_clock
 from telemetry.wire.hops import HopTable
-from telemetry.wire.taps import WireReport, wire_events
+from telemetry.wire.report import WireReport
+from telemetry.wire.taps import wire_events
 from tests.naive.wire_frames import ACK, START, pcap, tcp, udp
 
 MS = 1_000_000
