@@ -22,7 +22,7 @@ __all__ = ["LightModel", "quantum_of"]
 
 _VERSION = 2
 _DAY_NS = 86_400 * 10**9
-_NO_SLOTS, _NO_BAND = np.empty((0, 0)), np.empty((0, 0, 0))
+_NO_SLOTS, _NO_BAND = np.empty((0, 0)), np.empty((0, 0, 0, 0))
 _STAGGER = FIELDS.index("stagger")
 
 
@@ -138,6 +138,8 @@ class LightModel:
         self._keys: tuple[SeriesKey, ...] = ()
         self._columns: tuple[str, ...] = ()
         self._window_ns = 0
+        self._seen: tuple[str, ...] = ()  # columns of the last panel, and whether there is a clock among them
+        self._clock = False
         self._ready: tuple[Float64, Float64] | None = None
         self._allocate(0)
 
@@ -184,6 +186,8 @@ class LightModel:
 
     def _settle(self, panel: Panel) -> None:
         """Take columns and window length from the first panel."""
+        if panel.keys is self._keys and panel.columns == self._seen and panel.window_ns == self._window_ns:
+            return  # as the one before
         channels = panel.channels
         if self._columns:
             if channels != self._columns or panel.window_ns != self._window_ns:
@@ -199,6 +203,7 @@ class LightModel:
             self.align(panel.keys)
         if self._slots and not self._profile.shape[1] and "clock_slot" in panel.columns:
             self._profile = np.full((len(self._tails), self._slots, 2), UNSEEN, np.uint16)
+        self._seen, self._clock = panel.columns, channels != panel.columns
 
     def _settings(self) -> tuple[Float64, Float64]:
         if self._ready is None:
@@ -226,27 +231,16 @@ class LightModel:
         """
         self._settle(panel)
         prm, quanta = self._settings()
-        values = panel.channel_values()
-        windows, series, width = values.shape
-        channels = series * width
+        values = panel.channel_values() if self._clock else np.ascontiguousarray(panel.values)
         surprise, side = np.empty(values.shape), np.empty(values.shape, np.int8)
-        band = np.empty((3, *values.shape)) if explain else None
-        slots = _NO_SLOTS
-        if self._profile.shape[1] and "clock_slot" in panel.columns:
-            slots = _season(panel)
-        advance_light(
-            values.reshape(windows, channels),
-            slots,
-            prm,
-            quanta,
-            self._registers,
-            self._tails,
-            self._profile,
-            surprise.reshape(windows, channels),
-            side.reshape(windows, channels),
-            _NO_BAND if band is None else band.reshape(3, windows, channels),
+        band = np.empty((3, *values.shape)) if explain else _NO_BAND
+        slots = (
+            _season(panel) if self._clock and self._profile.shape[1] and "clock_slot" in panel.columns else _NO_SLOTS
         )
-        bands = (None, None, None) if band is None else (band[0], band[1], band[2])
+        advance_light(
+            values, slots, prm, quanta, self._registers, self._tails, self._profile, surprise, side, band
+        )  # fmt: skip
+        bands = (band[0], band[1], band[2]) if explain else (None, None, None)
         return Scores(panel.keys, self._columns, panel.end_ns, surprise, side, *bands)
 
     def peek(self, panel: Panel) -> Float64:
@@ -290,4 +284,4 @@ class LightModel:
         self._registers = blocks_of(registers)
         self._tails = np.array(state["tails"], np.float32)
         self._profile = np.array(state["profile"], np.uint16)
-        self._ready = None
+        self._ready, self._seen = None, ()

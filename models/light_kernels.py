@@ -430,9 +430,9 @@ def advance_light(
 
     Parameters
     ----------
-    values : (W, N) float64
-        Channels of one panel; not finite is missing and changes nothing.
-    slots : (W, N / C) float64 or (0, 0)
+    values : (W, S, C) float64
+        Channels of one panel, N = S * C of them; not finite is missing and changes nothing.
+    slots : (W, S) float64 or (0, 0)
         Slot of the clock, NaN or negative for none; -2: learn the level, do not score.
     prm : (len(PARAMS),) float64
     quanta : (C,) float64
@@ -443,17 +443,19 @@ def advance_light(
         Above, below, slow views: mass and surprise.
     profile : (N, slots, 2) uint16
         Mean (from the first value) and spread of each slot, packed.
-    surprise : (W, N) float64, out
-    side : (W, N) int8, out
-    band : (3, W, N) float64, out, or (0, 0, 0)
+    surprise : (W, S, C) float64, out
+    side : (W, S, C) int8, out
+    band : (3, W, S, C) float64, out, or (0, 0, 0, 0)
         Expected, low, high.
     """
-    channels = values.shape[1]
+    windows, channels = values.shape[0], values.shape[1] * values.shape[2]
+    rows, said = values.reshape((windows, channels)), surprise.reshape((windows, channels))
+    sides, bands = side.reshape((windows, channels)), band.reshape((band.shape[0], windows, channels))
     t, kept = np.zeros(SCRATCH), np.empty(r.shape[1])
     at, flat = np.zeros(2 * BLOCK + 1, np.int64), tails.reshape(-1)
     for b in range(r.shape[0]):
         first = b * BLOCK
         lanes = min(channels - first, BLOCK)
         _block(
-            values, slots, prm, quanta, r[b], t, kept, at, tails, flat, profile, surprise, side, band, first, lanes
+            rows, slots, prm, quanta, r[b], t, kept, at, tails, flat, profile, said, sides, bands, first, lanes
         )  # fmt: skip
