@@ -189,12 +189,12 @@ def _look(
     for i in range(lanes):  # without a branch that depends on the data
         z = t[Z + i]
         bits = np.float64(abs(z)).view(np.int64)
-        place = (bits >> 50) - OFFSET
+        place = int((bits >> 50) - OFFSET)
         k = ((first + i) * 3 + (1 if z < 0.0 else 0)) * (2 * BUCKETS) + 2 * min(max(place, 0), BUCKETS - 2)
         low, high = tails[k + 1], tails[k + 3]
         s = low + (bits & MANTISSA) * UNIT * (high - low)
         s = high if place > BUCKETS - 2 else s
-        tall = np.float64(min(max(place + 1, 0), 1))  # 0 below the first bucket
+        tall = float(min(max(place + 1, 0), 1))  # 0 below the first bucket
         s *= tall
         t[SAID + i] = s
         t[MASS + i] = tall * t[ON + i]

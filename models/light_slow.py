@@ -102,7 +102,7 @@ def slow_views(q: Array, t: Array, tails: Array, first: int, room: int, lanes: i
             continue
         age = q[AGE + i]
         bits = np.float64(t[TALL + i]).view(np.int64)
-        place = (bits >> 50) - OFFSET
+        place = int((bits >> 50) - OFFSET)
         k = ((first + i) * 3 + 2) * (2 * BUCKETS) + 2 * min(max(place, 0), BUCKETS - 2)
         low, high = tails[k + 1], tails[k + 3]
         s_slow = low + (bits & MANTISSA) * UNIT * (high - low)
