@@ -80,11 +80,16 @@ def _evidence(ring, c, at, choices, ranked):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _decide(  # type: ignore[no-untyped-def]
-    end_ns, window_ns, surprise, host, per_host, log_windows, choices, weak, hold_ns, repeat_ns,
-    ring, at, marks, score, grade, onset,
+    end_ns, window_ns, surprises, host, per_host, log_windows, choices, weak, hold_ns, repeat_ns,
+    ring, at, marks, scores, grades, onsets,
 ):  # fmt: skip
-    """Decide; `per_host` are the warm channels of each host, and last those that are not. Returns the ring's place."""
-    n_windows, n = surprise.shape
+    """Decide; `per_host` are the warm channels of each host, and last those that are not. Returns the ring's place.
+
+    `surprises`, `scores`, `grades` and `onsets` are (windows, series, columns).
+    """
+    n_windows, n = surprises.shape[0], surprises.shape[1] * surprises.shape[2]
+    surprise, score = surprises.reshape((n_windows, n)), scores.reshape((n_windows, n))
+    grade, onset = grades.reshape((n_windows, n)), onsets.reshape((n_windows, n))
     warm, since, elevated, firing, said = marks[0], marks[1], marks[2], marks[3], marks[4]
     cold = per_host[-1]
     ranked = np.empty(RING, np.float64)
@@ -198,18 +203,18 @@ class BudgetPolicy:
 
     def decide(self, end_ns: Int64, window_ns: Nanos, surprise: Float64) -> Decision:
         """Decide windows in order; `surprise` is (windows, series, columns)."""
-        flat = np.ascontiguousarray(surprise.reshape(len(end_ns), -1))
+        surprise = np.ascontiguousarray(surprise)
         if self.threshold is None:
             log_windows, choices = math.log10(max(DAY_NS / window_ns / self.per_day, 1.0)), 1.0
         else:
             log_windows, choices = float(self.threshold), 0.0
-        score, grade, onset = np.empty(flat.shape), np.empty(flat.shape, np.int8), np.empty(flat.shape, np.int64)
+        shape = surprise.shape
+        score, grade, onset = np.empty(shape), np.empty(shape, np.int8), np.empty(shape, np.int64)
         self._at = _decide(
-            np.ascontiguousarray(end_ns), window_ns, flat, self._host, self._per_host, log_windows, choices,
+            np.ascontiguousarray(end_ns), window_ns, surprise, self._host, self._per_host, log_windows, choices,
             self.evidence, self._hold_ns, self._repeat_ns, self._ring, self._at, self._marks, score, grade, onset,
         )  # fmt: skip
-        shape = surprise.shape
-        return Decision(score.reshape(shape), grade.reshape(shape), onset.reshape(shape))
+        return Decision(score, grade, onset)
 
     def snapshot(self) -> State:
         keys, columns = np.array([str(k) for k in self._keys], np.str_), np.array(self._columns, np.str_)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from features.collect_kernels import append, ascending, count, in_sweeps, scatter
+from features.collect_kernels import append, append_whole, ascending, count, in_sweeps, scatter
 from telemetry.types import Bool, Int64, Nanos, State
 
 __all__ = ["FLOAT_BIT", "Cells", "Log"]
@@ -25,6 +25,7 @@ FLOAT_BIT = 1 << 30
 
 _CELLS = 1 << 20  # at most so many (window, series) cells are sorted at once
 _POOL = 4  # buffers kept for reuse
+_SMALL = 4096  # events of a batch that are looked through once more, to see whether all are of the newest step
 
 
 class Cells(NamedTuple):
@@ -134,8 +135,21 @@ class Log:
         masked = keep is not None
         if n and self._whole and not masked and value[0] == value[0]:  # it is taken: begin its step now
             step = int(time[0]) // self.step_ns
-            if self._newest is None or step > self._newest:
+            newest = self._newest
+            if newest is None or step > newest:
                 self._turn(step)
+                newest = step
+            if n <= _SMALL:
+                b = self._hot[1]
+                b.reserve(b.n + n)
+                middle = newest * self.step_ns
+                held = append_whole(
+                    series, time, value, local, flag, self.timed, middle, middle + self.step_ns, b.series, b.time,
+                    b.value, b.n,
+                )  # fmt: skip
+                if held >= 0:
+                    b.n = held
+                    return
         while at < n:
             a, b = self._hot
             c = self._overflow

@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-__all__ = ["append", "ascending", "beyond", "count", "in_sweeps", "scatter"]
+__all__ = ["append", "append_whole", "ascending", "beyond", "count", "in_sweeps", "scatter"]
 
 
 @njit(cache=True, nogil=True)
@@ -135,6 +135,27 @@ def append(
                         c += 1
             i += 1
     return i, a, b, c, nans
+
+
+@njit(cache=True, nogil=True)
+def append_whole(series, time, value, local, flag, timed, middle, high, to_series, to_time, to_value, n):
+    """Put all events behind the n of a buffer; how many it holds then, or -1: one is not in [middle, high), or is NaN.
+
+    What `append` does with most small batches, with half the arguments. Every series is known to be selected.
+    """
+    bad = 0
+    for k in range(time.shape[0]):
+        bad |= (time[k] < middle) | (time[k] >= high) | (value[k] != value[k])
+    if bad:
+        return -1
+    names = series.view(np.uint64)
+    into_series, into_value = to_series[n : n + names.shape[0]], to_value[n : n + names.shape[0]]
+    for k in range(names.shape[0]):
+        into_series[k] = local[names[k]] | flag
+        into_value[k] = value[k]
+    if timed:
+        to_time[n : n + names.shape[0]] = time
+    return n + names.shape[0]
 
 
 @njit(cache=True, nogil=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from features.rates import BOOT_METRIC
 from features.rollup import Sketches
 from features.window import WindowBase
 from telemetry.errors import InputError, StoreError
-from telemetry.types import Bool, Events, Int64, Nanos, Panel, SeriesKey, Snapshot, State
+from telemetry.types import Bool, Events, Float64, Int64, Nanos, Panel, SeriesKey, Snapshot, State
 from telemetry.watermark import NEVER, Crossings, Watermark
 
 __all__ = ["FeatureSet"]
@@ -26,15 +26,25 @@ _SLICE = 1 << 16  # events worked on at once, so that what one step writes the n
 FORMAT = 1
 
 
-def _uniform(events: Events) -> Events:
+class _Batch(NamedTuple):
+    """Columns of a batch: checked, contiguous and read-only."""
+
+    series: Int64
+    time_ns: Int64
+    seen_ns: Int64
+    value: Int64 | Float64
+
+
+def _uniform(events: Events) -> _Batch:
     """Checked, contiguous and read-only, whatever came: the kernels are compiled once and trust what they get."""
-    series, time, seen = _fixed(events.series, _INT), _fixed(events.time_ns, _INT), _fixed(events.seen_ns, _INT)
+    series, time = _fixed(events.series, _INT), _fixed(events.time_ns, _INT)
+    seen = time if events.seen_ns is events.time_ns else _fixed(events.seen_ns, _INT)
     value = _fixed(events.value, _INT if events.value.dtype == _INT else _FLOAT)
     if not len(series) == len(time) == len(seen) == len(value):
         raise InputError(f"events: expected arrays of one length, got {[len(a) for a in (series, time, seen, value)]}")
     if beyond(series, len(events.keys)):
         raise InputError(f"events: expected series from 0 to {len(events.keys) - 1}, got one beyond")
-    return Events(events.keys, series, time, seen, value)
+    return _Batch(series, time, seen, value)
 
 
 def _fixed(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -161,31 +171,36 @@ class FeatureSet:
 
     def push(self, events: Events) -> None:
         """Take in events in seen order; late ones and those too far ahead are counted and dropped."""
-        for at in range(0, len(events), _SLICE):
-            self._push(events if len(events) <= _SLICE else events[at : at + _SLICE])
+        n = len(events)
+        if 0 < n <= _SLICE:
+            self._push(events)
+            return
+        for at in range(0, n, _SLICE):
+            self._push(events[at : at + _SLICE])
 
     def close(self, watermark_ns: Nanos) -> tuple[Panel, ...]:
         """Windows that end by `watermark_ns`, one panel per window length, shortest first.
 
         Past the builder's own watermark this ends the stream there: what comes below later is late.
         """
-        if watermark_ns > self._watermark.watermark_ns and self._watermark.newest_ns > NEVER:
-            self._advance(self._watermark.raise_to(watermark_ns))
+        mark = self._watermark
+        if watermark_ns > mark.watermark_ns and mark.newest_ns > NEVER:
+            self._advance(mark.raise_to(watermark_ns))
         return tuple(g.fetch(watermark_ns, self._clock) for g in self._groups)
 
     def _push(self, events: Events) -> None:
-        events = _uniform(events)
-        admitted = self._watermark.admit(events)
-        table = self._table(events.keys)
-        keep = admitted.keep
+        batch, keys = _uniform(events), events.keys
+        series, time, seen, value = batch
+        keep, crossings = self._watermark.judge(keys, series, time, seen)
+        table = self._table(keys)
         if table.open:
-            self._meet(events, keep, table)
+            self._meet(batch, keep, table)
         if table.boots:
-            self._boot(events, keep, table)
+            self._boot(batch, keep, table)
         for p, local in zip(self._pipelines, table.local_of, strict=True):
-            p.base.append(events.series, events.time_ns, events.value, keep, local)
-        if len(admitted.crossings.watermark_ns):
-            self._advance(admitted.crossings)
+            p.base.append(series, time, value, keep, local)
+        if len(crossings.watermark_ns):
+            self._advance(crossings)
 
     def _advance(self, crossed: Crossings) -> None:
         for group in self._groups:
@@ -213,7 +228,7 @@ class FeatureSet:
         table.local_of = [x[table.global_of] for x in self._local]
         table.open = not bool(self._known[table.global_of].all())
 
-    def _meet(self, events: Events, keep: Bool | None, table: _Table) -> None:
+    def _meet(self, events: _Batch, keep: Bool | None, table: _Table) -> None:
         """Take up the series whose first event is in this batch, in the order of those events."""
         series = events.series if keep is None else events.series[keep]
         fresh = ~self._known[table.global_of]
@@ -238,7 +253,7 @@ class FeatureSet:
             if len(p.inputs) > before[i]:
                 self._local[i][number] = before[i]
 
-    def _boot(self, events: Events, keep: Bool | None, table: _Table) -> None:
+    def _boot(self, events: _Batch, keep: Bool | None, table: _Table) -> None:
         for i in table.boots:
             mask = (events.series == i) & (events.value != 0)
             if keep is not None:

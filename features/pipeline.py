@@ -96,9 +96,8 @@ class Group:
     def advance(self, crossed: Crossings) -> None:
         """Close the windows that the watermark passed."""
         runs: list[tuple[int, int, int]] = []  # first and last window, and the row that closed them
-        for r, (mark, newest, first_ns) in enumerate(
-            zip(crossed.watermark_ns.tolist(), crossed.newest_ns.tolist(), crossed.first_ns.tolist(), strict=True)
-        ):
+        times = zip(crossed.watermark_ns.tolist(), crossed.newest_ns.tolist(), crossed.first_ns.tolist(), strict=True)
+        for r, (mark, newest, first_ns) in enumerate(times):
             last = mark // self.step_ns - 1
             if self.next is None:
                 if first_ns // self.step_ns > last:
@@ -129,7 +128,10 @@ class Group:
             del runs[:n]
 
     def _close(self, first: int, last: int, alive: Bool) -> None:
-        ends = np.arange((first + 1) * self.step_ns, (last + 2) * self.step_ns, self.step_ns)
+        step = self.step_ns
+        ends = (
+            np.array([(first + 1) * step]) if first == last else np.arange((first + 1) * step, (last + 2) * step, step)
+        )
         if len(self.pipelines) == 1:
             self.ready.append((ends, self.pipelines[0].close(first, last, alive)))
             return

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from models.keyed import pack_names, rows_that_stay, unpack_names, within
-from models.light_kernels import BUCKETS, FIELDS, UNSEEN, advance_light
-from models.light_state import ROOM
+from models.light_kernels import BUCKETS, UNSEEN, advance_light
+from models.light_layout import FIELDS, blocks_of, no_blocks, rows_of
 from telemetry.errors import ConfigError, StoreError
 from telemetry.types import Float64, Panel, Scores, SeriesKey, State
 
@@ -22,8 +22,8 @@ __all__ = ["LightModel", "quantum_of"]
 
 _VERSION = 2
 _DAY_NS = 86_400 * 10**9
-_NO_SLOTS, _NO_BAND = np.empty((0, 0)), np.empty((0, 0, 0))
-_AGE, _STAGGER = FIELDS.index("age"), FIELDS.index("stagger")
+_NO_SLOTS, _NO_BAND = np.empty((0, 0)), np.empty((0, 0, 0, 0))
+_STAGGER = FIELDS.index("stagger")
 
 
 def quantum_of(column: str, window_ns: int) -> float:
@@ -57,13 +57,6 @@ def _season(panel: Panel) -> Float64:
     if "clock_to_close_s" in have:
         over |= half & (phase == 2.0) & (panel.column("clock_to_close_s") < 300.0)
     return np.where(over, -2.0, np.where(free, np.nan, slots))
-
-
-def _lines(channels: int) -> Float64:
-    """Zeroed registers, each channel's beginning a cache line."""
-    room = np.zeros(channels * ROOM + 8)
-    first = -room.ctypes.data // 8 % 8
-    return room[first : first + channels * ROOM].reshape(channels, ROOM)
 
 
 class LightModel:
@@ -145,11 +138,13 @@ class LightModel:
         self._keys: tuple[SeriesKey, ...] = ()
         self._columns: tuple[str, ...] = ()
         self._window_ns = 0
+        self._seen: tuple[str, ...] = ()  # columns of the last panel, and whether there is a clock among them
+        self._clock = False
         self._ready: tuple[Float64, Float64] | None = None
         self._allocate(0)
 
     def _allocate(self, channels: int, slots: int = 0) -> None:
-        self._registers = _lines(channels)
+        self._registers = no_blocks(channels)
         self._tails = np.zeros((channels, 3, BUCKETS, 2), np.float32)
         self._profile = np.full((channels, slots, 2), UNSEEN, np.uint16)
 
@@ -173,20 +168,26 @@ class LightModel:
         if not width:
             return
         self._allocate(len(new) * width, profile.shape[1])
-        self._stagger()
-        self._registers[to] = registers[at]
+        rows = self._stagger()
+        rows[to] = rows_of(registers, len(tails))[at]
+        self._registers = blocks_of(rows)
         self._tails[to] = tails[at]
         self._profile[to] = profile[at]
 
-    def _stagger(self) -> None:
+    def _stagger(self) -> Float64:
+        """Registers of fresh channels, as rows: nothing but when to refit."""
         width = len(self._columns)
+        rows = np.zeros((len(self._keys) * width, len(FIELDS)))
         for i, key in enumerate(self._keys):
             mark = zlib.crc32(str(key).encode())
             for c in range(width):
-                self._registers[i * width + c, _STAGGER] = float((mark + 7919 * c) % 65521)
+                rows[i * width + c, _STAGGER] = float((mark + 7919 * c) % 65521)
+        return rows
 
     def _settle(self, panel: Panel) -> None:
         """Take columns and window length from the first panel."""
+        if panel.keys is self._keys and panel.columns == self._seen and panel.window_ns == self._window_ns:
+            return  # as the one before
         channels = panel.channels
         if self._columns:
             if channels != self._columns or panel.window_ns != self._window_ns:
@@ -197,11 +198,12 @@ class LightModel:
         else:
             self._columns, self._window_ns = channels, panel.window_ns
             self._allocate(len(self._keys) * len(self._columns))
-            self._stagger()
+            self._registers = blocks_of(self._stagger())
         if panel.keys is not self._keys:
             self.align(panel.keys)
         if self._slots and not self._profile.shape[1] and "clock_slot" in panel.columns:
-            self._profile = np.full((len(self._registers), self._slots, 2), UNSEEN, np.uint16)
+            self._profile = np.full((len(self._tails), self._slots, 2), UNSEEN, np.uint16)
+        self._seen, self._clock = panel.columns, channels != panel.columns
 
     def _settings(self) -> tuple[Float64, Float64]:
         if self._ready is None:
@@ -229,35 +231,25 @@ class LightModel:
         """
         self._settle(panel)
         prm, quanta = self._settings()
-        values = panel.channel_values()
-        windows, series, width = values.shape
-        channels = series * width
+        values = panel.channel_values() if self._clock else np.ascontiguousarray(panel.values)
         surprise, side = np.empty(values.shape), np.empty(values.shape, np.int8)
-        band = np.empty((3, *values.shape)) if explain else None
-        slots = _NO_SLOTS
-        if self._profile.shape[1] and "clock_slot" in panel.columns:
-            slots = _season(panel)
-        advance_light(
-            values.reshape(windows, channels),
-            slots,
-            prm,
-            quanta,
-            self._registers,
-            self._tails,
-            self._profile,
-            surprise.reshape(windows, channels),
-            side.reshape(windows, channels),
-            _NO_BAND if band is None else band.reshape(3, windows, channels),
+        band = np.empty((3, *values.shape)) if explain else _NO_BAND
+        slots = (
+            _season(panel) if self._clock and self._profile.shape[1] and "clock_slot" in panel.columns else _NO_SLOTS
         )
-        bands = (None, None, None) if band is None else (band[0], band[1], band[2])
+        advance_light(
+            values, slots, prm, quanta, self._registers, self._tails, self._profile, surprise, side, band
+        )  # fmt: skip
+        bands = (band[0], band[1], band[2]) if explain else (None, None, None)
         return Scores(panel.keys, self._columns, panel.end_ns, surprise, side, *bands)
 
     def peek(self, panel: Panel) -> Float64:
         """Surprise of a panel's windows, scored in order as `advance` would, with the state left as it was."""
         self._settle(panel)
         kept = self._registers, self._tails, self._profile
-        self._registers, self._tails, self._profile = _lines(len(kept[0])), kept[1].copy(), kept[2].copy()
-        self._registers[:] = kept[0]
+        registers, tails, profile = kept
+        self._registers, self._tails, self._profile = no_blocks(len(tails)), tails.copy(), profile.copy()
+        self._registers[:] = registers
         try:
             return self.advance(panel).surprise
         finally:
@@ -268,7 +260,7 @@ class LightModel:
         return {
             "version": np.array([_VERSION, self._window_ns]),
             **pack_names(self._keys, self._columns),
-            "registers": self._registers[:, : len(FIELDS)].copy(),
+            "registers": rows_of(self._registers, len(self._tails)),
             "tails": self._tails.copy(),
             "profile": self._profile.copy(),
         }
@@ -289,8 +281,7 @@ class LightModel:
             raise StoreError(f"light: registers of shape {registers.shape}, expected (channels, {len(FIELDS)})")
         self._keys, self._columns = unpack_names(state)
         self._window_ns = int(state["version"][1])
-        self._registers = _lines(len(registers))
-        self._registers[:, : len(FIELDS)] = registers
+        self._registers = blocks_of(registers)
         self._tails = np.array(state["tails"], np.float32)
         self._profile = np.array(state["profile"], np.uint16)
-        self._ready = None
+        self._ready, self._seen = None, ()

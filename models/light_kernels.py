@@ -1,8 +1,10 @@
 """The light detector's arithmetic: one compiled pass over (windows, channels), time-major in blocks of channels.
 
-A channel's memory is a row of registers, log histograms of its deviations (above, below, and of its slow views) with
-the surprise fitted to them, and (with a clock) a profile of slots. Every sum runs in one fixed order; nothing depends
-on how windows are split over calls.
+A channel's memory is a lane of a block's registers, log histograms of its deviations (above, below, and of its slow
+views) with the surprise fitted to them, and (with a clock) a profile of slots. A window goes over the lanes of a block
+in a few short loops: those of plain arithmetic become vector instructions, those that look something up overlap their
+waits for memory. A lane whose value is missing goes along and is left as it was. Every sum runs in one fixed order;
+nothing depends on how windows are split over calls.
 """
 
 from __future__ import annotations
@@ -13,66 +15,332 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from models.light_state import (
+from models.light_layout import (
     AGAIN,
     AGE,
     BANDDOWN,
     BANDUP,
     BEFORE,
+    BLOCK,
     CDOWN,
     CENTRE,
-    CREEP,
-    CRUN,
-    CSIZE,
     CUP,
+    DUE,
+    EXPECT,
     FIELDS,
+    FLAG,
     FLAGGED,
     FOLLOW,
     FREE,
     HOTAT,
     HOTS,
+    INV,
     LEVEL,
     LIKE,
     LONG,
+    MASS,
     MISS,
     MOVE,
     OFF,
+    ON,
     PARAMS,
     PDEV,
     PROF,
-    REF,
+    QUANTUM,
     REFIT,
     RUN,
+    SAID,
     SCALE,
     SCOUNT,
+    SCRATCH,
+    SIDE,
+    SIZE,
     SLOT,
     SLOW,
-    SLOWDEV,
     SMISS,
     SSUM,
-    SWEIGHT,
-    TOLD,
     UNLIKE,
-    UNSEEN,
+    WARM,
+    WAS,
     WEIGHT,
-    enter_slot,
-    follow_clock,
-    refit,
-    start,
-    watch_run,
+    WIDE,
+    WIDTH,
+    X,
+    Z,
 )
+from models.light_slow import TWO, slow_views
+from models.light_state import UNSEEN, enter_slot, follow_clock, refit, start, watch_run
 from models.light_tail import BUCKETS, MANTISSA, OFFSET, UNIT, refit_tail
 
 __all__ = ["BUCKETS", "FIELDS", "PARAMS", "UNSEEN", "advance_light", "refit_tail"]
 
 Array = Any  # numba takes its types from the arguments
 
-BLOCK = 32
-"""Channels that go through all windows together, so that their memory stays in the cache."""
-
-_TWO = math.log10(2.0)
 _HOT = 1.3
-_SIXTEEN = math.log10(16.0)
+_LARGEST = 1.7976931348623157e308
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _follow_slots(
+    q: Array, t: Array, first: int, lanes: int, slots: Array, columns: int, profile: Array, gain: float
+) -> int:
+    """Enter the slots of the clock; how many lanes it says are like no other."""
+    off = 0
+    for i in range(lanes):
+        if t[ON + i] == 0.0:
+            continue
+        v = slots[(first + i) // columns]
+        slot = -1
+        if v >= 0.0 and v < profile.shape[1]:
+            slot = int(v)
+        if slot != int(q[SLOT + i]):
+            enter_slot(q, i, first + i, slot, profile, gain)
+        if v == -2.0:
+            follow_clock(q, i, t[X + i])
+            t[ON + i] = 0.0
+            off += 1
+    return off
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _copy_off(t: Array, lanes: int, source: Array, target: Array) -> None:
+    """Copy the registers of the lanes without a value, which go along, and get back what they had."""
+    for i in range(lanes):
+        if t[ON + i] == 0.0:
+            for k in range(i, source.shape[0], BLOCK):
+                target[k] = source[k]
+
+
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+def _ages(q: Array, t: Array, room: int) -> tuple[bool, bool]:
+    """What of a window depends on age; whether a lane has a profile, and whether one has its slow views' turn."""
+    young = 0
+    seasonal = 0
+    slow = 0
+    for i in range(room):
+        age, prof = q[AGE + i], q[PROF + i]
+        due = (t[ON + i] > 0.0) & ((np.floor(age * 0.25) * 4.0 == age) | (age < 64.0))
+        t[DUE + i] = 1.0 if due else 0.0
+        t[WARM + i] = 0.0
+        young += 1 if age < 64.0 else 0
+        seasonal += 1 if (t[ON + i] > 0.0) & (prof == prof) else 0
+        slow += 1 if due else 0
+    if young > 0:
+        for i in range(room):
+            age = q[AGE + i]
+            warm = 1.0 / (age + 1.0)
+            t[WARM + i] = warm if age < 64.0 else 0.0
+    return seasonal > 0, slow > 0
+
+
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+def _measure(q: Array, t: Array, room: int) -> None:
+    """How far each value is from its level, in its scale."""
+    for i in range(room):
+        level, move = q[LEVEL + i], q[MOVE + i]
+        # a series that hardly ever moves is measured by its moves, one that never did by its unit
+        unit, floor = max(0.5 * t[QUANTUM + i], 1e-4 * abs(level)), 0.25 * move
+        floor = unit if move == 0.0 else floor
+        scale = max(q[SCALE + i], 0.5 * q[LONG + i], floor)
+        inv = 1.0 / scale
+        miss = t[X + i] - level
+        ahead = q[FOLLOW + i] * q[MISS + i]
+        z, z_plain, expected = (miss - ahead) * inv, miss * inv, level + ahead
+        # after a spike: back is normal too
+        back = (ahead != 0.0) & (q[FLAGGED + i] > 0.0) & (abs(z_plain) < abs(z))
+        t[WAS + i] = level
+        t[WIDTH + i] = scale
+        t[INV + i] = inv
+        t[Z + i] = z_plain if back else z
+        t[WIDE + i] = scale
+        t[EXPECT + i] = level if back else expected
+
+
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+def _measure_slots(q: Array, t: Array, room: int) -> None:
+    """How far from the profile: the nearer of the two counts."""
+    for i in range(room):
+        x, level, scale = t[X + i], t[WAS + i], t[WIDTH + i]
+        z, wide, expected = t[Z + i], t[WIDE + i], t[EXPECT + i]
+        usual = q[PROF + i] + q[OFF + i]  # NaN without a profile: nothing is nearer than that
+        pdev = 1.25 * q[PDEV + i]
+        spare = max(scale, pdev, 0.06 * abs(usual - level))
+        more = max(spare, scale * min(usual / level, 20.0))
+        spare = more if (usual > 1.2 * level) & (1.2 * level > 0.0) else spare  # what is larger scatters more
+        zs = (x - usual) / spare
+        near = abs(zs) < abs(z)
+        z, wide, expected = zs if near else z, spare if near else wide, usual if near else expected
+        # in the middle of a known burst the last window says more than a slot's mean
+        last = q[BEFORE + i]
+        spare = max(scale, pdev, 0.1 * abs(last - level))
+        zs = (x - last) / spare
+        near = (abs(usual - level) > 4.0 * scale) & (q[FLAGGED + i] == 0.0) & (abs(zs) < abs(z))
+        t[Z + i], t[WIDE + i] = zs if near else z, spare if near else wide
+        t[EXPECT + i] = last if near else expected
+
+
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+def _look(
+    q: Array, t: Array, at: Array, tails: Array, first: int, room: int, lanes: int, flag: float, clip: float,
+    warmup: float,
+) -> int:  # fmt: skip
+    """Look the deviations up in their tails, and remember them there; how many are flagged."""
+    n = 0
+    for i in range(lanes):  # without a branch that depends on the data
+        z = t[Z + i]
+        bits = np.float64(abs(z)).view(np.int64)
+        place = int((bits >> 50) - OFFSET)
+        k = ((first + i) * 3 + (1 if z < 0.0 else 0)) * (2 * BUCKETS) + 2 * min(max(place, 0), BUCKETS - 2)
+        low, high = tails[k + 1], tails[k + 3]
+        s = low + (bits & MANTISSA) * UNIT * (high - low)
+        s = high if place > BUCKETS - 2 else s
+        tall = float(min(max(place + 1, 0), 1))  # 0 below the first bucket
+        s *= tall
+        t[SAID + i] = s
+        t[MASS + i] = tall * t[ON + i]
+        at[i] = k + 2 if place > BUCKETS - 2 else k
+        at[BLOCK + n] = i
+        n += 1 if s > _HOT else 0
+    some = 0
+    for i in range(room):
+        age, s = q[AGE + i], t[SAID + i]
+        flagged = (s > flag) & (abs(t[Z + i]) > clip) & (age >= warmup)
+        mass = 0.05 if flagged & (q[FLAGGED + i] > 0.0) else 1.0  # a deviation is remembered once, not while it lasts
+        mass = mass if age >= 12.0 else 0.0
+        t[FLAG + i] = 1.0 if flagged else 0.0
+        t[MASS + i] *= mass
+        q[WEIGHT + i] += mass
+        some += 1 if flagged & (t[ON + i] > 0.0) else 0
+    for i in range(lanes):
+        tails[at[i]] += np.float32(t[MASS + i])
+    for k in range(BLOCK, BLOCK + n):
+        i = at[k]
+        age, s = q[AGE + i], t[SAID + i]
+        if age > 16.0:
+            # where large deviations come in bursts, those after the first say less
+            soon = age - q[HOTAT + i] <= 3.0 and q[HOTS + i] > 0.0
+            if soon:
+                again = (q[AGAIN + i] + 0.15 * 8.0) / (q[HOTS + i] + 8.0)
+                t[SAID + i] = s - min(s, 2.2) * max(0.0, again - 0.2) / 0.8
+            q[HOTS + i] = 0.98 * q[HOTS + i] + 1.0
+            q[AGAIN + i] = 0.98 * q[AGAIN + i] + (1.0 if soon else 0.0)
+            q[HOTAT + i] = age
+    return some
+
+
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+def _learn(q: Array, t: Array, room: int, alpha: float, beta: float, clip: float, seasonal: bool) -> None:
+    """Learn the window: what it flags moves it ten times slower.
+
+    What some lanes only may learn is added to all, to the others as -0.0, which changes nothing: a vector instruction
+    that stores some lanes takes many times as long as one that stores them all.
+    """
+    if seasonal:
+        for i in range(room):
+            prof, off, step = q[PROF + i], q[OFF + i], clip * t[WIDTH + i]
+            slowly = 0.1 if t[FLAG + i] > 0.0 else 1.0
+            more = alpha * slowly * min(max(t[X + i] - prof - off, -step), step)
+            q[OFF + i] = off + (more if prof == prof else -0.0)
+    for i in range(room):
+        flag, old = t[FLAG + i], q[AGE + i] >= 8.0
+        x, level, scale, inv, warm = t[X + i], t[WAS + i], t[WIDTH + i], t[INV + i], t[WARM + i]
+        slowly = 0.1 if flag > 0.0 else 1.0
+        move, like, unlike = q[MOVE + i], q[LIKE + i], q[UNLIKE + i]
+        moved = abs(x - q[BEFORE + i])
+        still = move == 0.0
+        most, most_still = 4.0 * move, 4.0 * max(0.5 * t[QUANTUM + i], 1e-4 * abs(level))
+        cut = min(moved, most_still if still else most)
+        cut = cut if old else moved
+        more = 0.0625 * (cut - move)
+        more = cut if still else more
+        q[MOVE + i] = move + (more if moved > 0.0 else -0.0)
+        q[BEFORE + i] = x
+        # how much of a deviation stays until the next window
+        miss = x - level
+        d = miss * inv
+        gain = max(0.25 * beta, warm)
+        more_like, more_unlike = gain * (d * q[MISS + i] * inv - like), gain * (d * d - unlike)
+        q[LIKE + i] = like + (more_like if flag == 0.0 else -0.0)
+        q[UNLIKE + i] = unlike + (more_unlike if flag == 0.0 else -0.0)
+        q[MISS + i] = miss
+        a = max(alpha, warm) * slowly
+        step = clip * scale
+        free, prof, own = q[FREE + i], q[PROF + i], q[SCALE + i]
+        y = x + q[CENTRE + i]
+        y_slot = y - prof
+        y = y_slot if prof == prof else y
+        z = t[Z + i]
+        size, size_new = 1.25 * min(abs(z), clip) * scale, 1.25 * abs(miss)
+        size = size if old else size_new
+        up = min(max(miss, -step), step)
+        gap = y - free
+        up_free = min(max(gap, -step), step)
+        q[LEVEL + i] = level + a * (up if old else miss)
+        q[FREE + i] = free + a * (up_free if old else gap)
+        q[SCALE + i] = own + max(beta, warm) * slowly * (size - own)
+        t[SIZE + i] = size
+        t[SIDE + i] = -1.0 if z < 0.0 else 1.0
+        zc = min(max((y - q[SLOW + i]) * inv, -4.0), 4.0)
+        q[CUP + i] = min(max(0.0, q[CUP + i] + zc - 0.5), 200.0)
+        q[CDOWN + i] = min(max(0.0, q[CDOWN + i] - zc - 0.5), 200.0)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+def _say(q: Array, t: Array, room: int, lanes: int, surprise: Array, side: Array, warmup: float, claim: float) -> None:
+    """Write what the window said."""
+    loud = 0
+    for i in range(room):
+        said = t[SAID + i] - TWO
+        t[SAID + i] = said
+        loud += 1 if said > 2.0 else 0
+    if loud > 0:
+        for i in range(lanes):
+            if t[SAID + i] > 2.0:
+                t[SAID + i] = min(t[SAID + i], claim * math.log10(q[AGE + i] + 1.0))
+    for i in range(lanes):
+        on = (t[ON + i] > 0.0) & (q[AGE + i] >= warmup)
+        s, which = max(t[SAID + i], 0.0), t[SIDE + i]
+        surprise[i] = s if on else math.nan
+        which = which if on else 0.0
+        side[i] = np.int8(np.int32(which))
+
+
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+def _say_band(q: Array, t: Array, lanes: int, expected: Array, low: Array, high: Array) -> None:
+    """Write what was expected, and the band around it."""
+    for i in range(lanes):
+        on, middle, wide = t[ON + i] > 0.0, t[EXPECT + i], t[WIDE + i]
+        bottom, top = middle - wide * q[BANDDOWN + i], middle + wide * q[BANDUP + i]
+        expected[i] = middle if on else math.nan
+        low[i] = bottom if on else math.nan
+        high[i] = top if on else math.nan
+
+
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+def _end(q: Array, t: Array, room: int, lanes: int, has_slots: bool, flagged: int, relearn: float) -> int:
+    """A window more for every lane that had a value; how many are due to be refitted."""
+    if has_slots:
+        for i in range(room):
+            x, expected, prof = t[X + i], t[EXPECT + i], q[PROF + i]
+            inside = q[SLOT + i] >= 0.0
+            x_miss = abs(x - expected)
+            x = expected if (prof == prof) & (t[FLAG + i] > 0.0) else x
+            q[SSUM + i] += x if inside else -0.0
+            q[SMISS + i] += x_miss if inside else -0.0
+            q[SCOUNT + i] += 1.0 if inside else -0.0
+    due = 0
+    for i in range(room):
+        flag, run, age = t[FLAG + i], q[RUN + i], q[AGE + i] + 1.0
+        back = max(min(-run, 1.0), -1.0)  # a step towards none
+        q[RUN + i] = run + (back if flag == 0.0 else -0.0)
+        q[FLAGGED + i] = flag
+        q[AGE + i] = age
+        due += 1 if (age >= q[REFIT + i]) & (t[ON + i] > 0.0) else 0
+    if flagged > 0:
+        for i in range(lanes):
+            if t[ON + i] > 0.0 and t[FLAG + i] > 0.0:
+                watch_run(q, i, t[X + i], t[Z + i] > 0.0, relearn)
+    return due
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -81,255 +349,68 @@ def _block(
     slots: Array,
     prm: Array,
     quanta: Array,
-    r: Array,
+    q: Array,
+    t: Array,
+    kept: Array,
+    at: Array,
     tails: Array,
+    flat: Array,
     profile: Array,
     surprise: Array,
     side: Array,
     band: Array,
     first: int,
-    last: int,
+    lanes: int,
 ) -> None:
-    windows = values.shape[0]
     columns = quanta.shape[0]
     has_slots = slots.shape[0] > 0
     explain = band.shape[0] > 0
     alpha, beta, clip, warmup, memory = prm[0], prm[1], prm[2], prm[3], prm[4]
-    period, relearn, creep_relearn = prm[5], prm[6], prm[7]
-    creep_step, creep_gain, creep_unit, flag, slot_gain = prm[8], prm[9], prm[10], prm[11], prm[12]
-    claim = prm[13]
-    for w in range(windows):
-        column = first % columns - 1
-        for n in range(first, last):
-            column = column + 1 if column + 1 < columns else 0
-            x = values[w, n]
-            if not math.isfinite(x):
-                surprise[w, n] = math.nan
-                side[w, n] = 0
-                if explain:
-                    band[0, w, n] = math.nan
-                    band[1, w, n] = math.nan
-                    band[2, w, n] = math.nan
-                continue
-            age = r[n, AGE]
-            if age == 0.0:
-                start(r, n, x)
-            if has_slots:
-                v = slots[w, n // columns]
-                slot = -1
-                if v >= 0.0 and v < profile.shape[1]:
-                    slot = int(v)
-                if slot != int(r[n, SLOT]):
-                    enter_slot(r, n, slot, profile, slot_gain)
-                if v == -2.0:
-                    follow_clock(r, n, x)
-                    surprise[w, n] = math.nan
-                    side[w, n] = 0
-                    if explain:
-                        band[0, w, n] = math.nan
-                        band[1, w, n] = math.nan
-                        band[2, w, n] = math.nan
-                    continue
-            # how far from the level, and from the profile: the nearer of the two counts
-            level = r[n, LEVEL]
-            long_scale = r[n, LONG]
-            own = r[n, SCALE]
-            # a series that hardly ever moves is measured by its moves, one that never did by its unit
-            move = r[n, MOVE]
-            floor = 0.25 * move
-            if move == 0.0:
-                floor = max(0.5 * quanta[column], 1e-4 * abs(level))
-            scale = max(own, 0.5 * long_scale, floor)
-            inv = 1.0 / scale
-            miss = x - level
-            follow = r[n, FOLLOW]
-            ahead = follow * r[n, MISS]
-            z = (miss - ahead) * inv
-            expected = level + ahead
-            wide = scale
-            if ahead != 0.0 and r[n, FLAGGED] > 0.0 and abs(miss) * inv < abs(z):  # after a spike: back is normal too
-                z = miss * inv
-                expected = level
-            prof = r[n, PROF]
-            seasonal = not math.isnan(prof)
-            if seasonal:
-                usual = prof + r[n, OFF]
-                spare = max(scale, 1.25 * r[n, PDEV], 0.06 * abs(usual - level))
-                if usual > 1.2 * level > 0.0:  # what is larger scatters more
-                    spare = max(spare, scale * min(usual / level, 20.0))
-                zs = (x - usual) / spare
-                if abs(zs) < abs(z):
-                    z = zs
-                    wide = spare
-                    expected = usual
-                if abs(usual - level) > 4.0 * scale and r[n, FLAGGED] == 0.0:
-                    # in the middle of a known burst the last window says more than a slot's mean
-                    last_x = r[n, BEFORE]
-                    spare = max(scale, 1.25 * r[n, PDEV], 0.1 * abs(last_x - level))
-                    zs = (x - last_x) / spare
-                    if abs(zs) < abs(z):
-                        z = zs
-                        wide = spare
-                        expected = last_x
-            j = 1 if z < 0.0 else 0
-            az = abs(z)
-            bits = np.float64(az).view(np.int64)
-            bucket = int((bits >> 50) - OFFSET)
-            s_fast = 0.0
-            if bucket >= BUCKETS - 1:
-                bucket = BUCKETS - 1
-                s_fast = float(tails[n, j, bucket, 1])
-            elif bucket >= 0:
-                at = float(tails[n, j, bucket, 1])
-                s_fast = at + (bits & MANTISSA) * UNIT * (float(tails[n, j, bucket + 1, 1]) - at)
-            which = 1 - 2 * j
-            said = s_fast
-            if s_fast > _HOT and age > 16.0:
-                # where large deviations come in bursts, those after the first say less
-                soon = age - r[n, HOTAT] <= 3.0 and r[n, HOTS] > 0.0
-                if soon:
-                    again = (r[n, AGAIN] + 0.15 * 8.0) / (r[n, HOTS] + 8.0)
-                    said = s_fast - min(s_fast, 2.2) * max(0.0, again - 0.2) / 0.8
-                r[n, HOTS] = 0.98 * r[n, HOTS] + 1.0
-                r[n, AGAIN] = 0.98 * r[n, AGAIN] + (1.0 if soon else 0.0)
-                r[n, HOTAT] = age
-            moved = abs(x - r[n, BEFORE])
-            if moved > 0.0:
-                r[n, BEFORE] = x
-                most = 4.0 * (floor if move == 0.0 else move)
-                if age >= 8.0:
-                    moved = min(moved, most)
-                r[n, MOVE] = moved if move == 0.0 else move + 0.0625 * (moved - move)
-            # learn: what it flags moves it ten times slower
-            young = age < 64.0
-            warm = 1.0 / (age + 1.0) if young else 0.0
-            flagged = s_fast > flag and az > clip and age >= warmup
-            slowly = 0.1 if flagged else 1.0
-            if not flagged:
-                # how much of a deviation stays until the next window
-                d = miss * inv
-                gain = max(0.25 * beta, warm)
-                r[n, LIKE] += gain * (d * r[n, MISS] * inv - r[n, LIKE])
-                r[n, UNLIKE] += gain * (d * d - r[n, UNLIKE])
-            r[n, MISS] = miss
-            a = max(alpha, warm) * slowly
-            step = clip * scale
-            y = x + r[n, CENTRE]
-            free = r[n, FREE]
-            if seasonal:
-                y -= prof
-                r[n, OFF] += alpha * slowly * min(max(x - prof - r[n, OFF], -step), step)
-            if age >= 8.0:
-                size = 1.25 * min(az, clip) * scale
-                r[n, LEVEL] = level + a * min(max(miss, -step), step)
-                free += a * min(max(y - free, -step), step)
-            else:
-                size = 1.25 * abs(miss)
-                r[n, LEVEL] = level + a * miss
-                free += a * (y - free)
-            r[n, FREE] = free
-            r[n, SCALE] = own + max(beta, warm) * slowly * (size - own)
-            slow = r[n, SLOW]
-            zc = min(max((y - slow) * inv, -4.0), 4.0)
-            r[n, CUP] = min(max(0.0, r[n, CUP] + zc - 0.5), 200.0)
-            r[n, CDOWN] = min(max(0.0, r[n, CDOWN] - zc - 0.5), 200.0)
-            # the slow views, every fourth window: level against slower level, cumulative sums, creep
-            if young or int(age) & 3 == 0:
-                often = 1.0 if young else 4.0
-                r[n, LONG] = long_scale + max(0.05 * beta * often, warm) * slowly * (size - long_scale)
-                sdev = max(r[n, SLOWDEV], 0.25 * scale)
-                most = clip * sdev
-                gap = free - slow
-                per = 1.0 / (3.0 + r[n, CSIZE])
-                up = max(gap / sdev, r[n, CUP] * per)
-                down = max(-gap / sdev, r[n, CDOWN] * per)
-                slow_t = max(up, down)
-                s_slow = 0.0
-                bits = np.float64(slow_t).view(np.int64)
-                b = int((bits >> 50) - OFFSET)
-                if b >= BUCKETS - 1:
-                    b = BUCKETS - 1
-                    s_slow = float(tails[n, 2, b, 1])
-                elif b >= 0:
-                    at = float(tails[n, 2, b, 1])
-                    s_slow = at + (bits & MANTISSA) * UNIT * (float(tails[n, 2, b + 1, 1]) - at)
-                if int(age) & 15 == 0 and age > 12.0:
-                    mass = 1.0 if s_slow <= flag else 0.1
-                    r[n, SWEIGHT] += mass
-                    if b >= 0:
-                        tails[n, 2, b, 0] += np.float32(mass)
-                if age >= 8.0:
-                    gap = min(max(gap, -most), most)
-                slow += max(0.08 * alpha * often, warm) * gap
-                r[n, SLOW] = slow
-                r[n, SLOWDEV] += max(0.05 * alpha * often, warm) * (1.25 * abs(gap) - r[n, SLOWDEV])
-                csize = min(max(r[n, CUP], r[n, CDOWN]), 9.0 + 3.0 * r[n, CSIZE])
-                r[n, CSIZE] += max(0.02 * alpha * often, warm) * (csize - r[n, CSIZE])
-                ratio = r[n, LIKE] / (r[n, UNLIKE] + 1e-9)
-                r[n, FOLLOW] = min(ratio, 0.98) if ratio > 0.25 else 0.0
-                held = s_slow - _TWO
-                held_side = 1 if up >= down else -1
-                ref = r[n, REF]
-                creep = slow - ref
-                if age < 4.0 * warmup:
-                    r[n, REF] = slow
-                else:
-                    cdev = max(r[n, CREEP], 0.02 * max(abs(ref), abs(level)), 0.5 * sdev)
-                    if abs(creep) > cdev:
-                        s_creep = min(0.5 * abs(creep) / cdev, claim * math.log10(1.0 + age / creep_unit))
-                        if s_creep > held:
-                            held = s_creep
-                            held_side = 1 if creep > 0.0 else -1
-                        if s_creep > flag:
-                            r[n, CRUN] += 4.0
-                        else:
-                            r[n, CRUN] = 0.0
-                    else:
-                        r[n, CRUN] = 0.0
-                    most = creep_step * abs(ref) * often
-                    r[n, REF] = ref + min(max(creep, -most), most)
-                    r[n, CREEP] += max(creep_gain * often, 4.0 / (age + 4.0)) * (abs(creep) - r[n, CREEP])
-                    if r[n, CRUN] >= creep_relearn:
-                        r[n, REF] = slow
-                        r[n, CRUN] = 0.0
-                # a slow view speaks once in 16 windows, for all of them
-                if int(age) & 15 == 0:
-                    r[n, TOLD] *= 0.999
-                    if held > max(0.5, r[n, TOLD] + 0.3) and held + _SIXTEEN > said - _TWO:
-                        r[n, TOLD] = held
-                        said = held + _SIXTEEN + _TWO
-                        which = held_side
-            s = said - _TWO
-            if s > 2.0:
-                s = min(s, claim * math.log10(age + 1.0))
-            if age >= warmup:
-                surprise[w, n] = max(s, 0.0)
-                side[w, n] = which
-            else:
-                surprise[w, n] = math.nan
-                side[w, n] = 0
-            if explain:
-                band[0, w, n] = expected
-                band[1, w, n] = expected - wide * r[n, BANDDOWN]
-                band[2, w, n] = expected + wide * r[n, BANDUP]
-            if has_slots and r[n, SLOT] >= 0.0:
-                r[n, SSUM] += expected if seasonal and flagged else x
-                r[n, SMISS] += abs(x - expected)
-                r[n, SCOUNT] += 1.0
-            # the tails remember a deviation once, not once a window while it lasts
-            if age >= 12.0:
-                mass = 0.05 if flagged and r[n, FLAGGED] > 0.0 else 1.0
-                r[n, WEIGHT] += mass
-                if bucket >= 0:
-                    tails[n, j, bucket, 0] += np.float32(mass)
-            r[n, FLAGGED] = 1.0 if flagged else 0.0
-            if flagged:
-                watch_run(r, n, x, z > 0.0, relearn)
-            elif r[n, RUN] != 0.0:
-                r[n, RUN] += 1.0 if r[n, RUN] < 0.0 else -1.0
-            r[n, AGE] = age + 1.0
-            if age + 1.0 >= r[n, REFIT]:
-                refit(r, n, tails, memory, period)
+    period, relearn, flag, slot_gain, claim = prm[5], prm[6], prm[11], prm[12], prm[13]
+    last = first + lanes
+    room = (lanes + 3) & -4
+    for i in range(room):
+        t[X + i] = 0.0
+        t[ON + i] = 0.0
+    for i in range(lanes):
+        t[QUANTUM + i] = quanta[(first + i) % columns]
+    for w in range(values.shape[0]):
+        here = values[w, first:last]
+        off = 0
+        new = 0
+        for i in range(lanes):
+            x = here[i]
+            good = abs(x) <= _LARGEST
+            t[X + i] = x if good else 0.0
+            t[ON + i] = 1.0 if good else 0.0
+            off += 0 if good else 1
+            new += 1 if q[AGE + i] == 0.0 else 0
+        if new > 0:
+            for i in range(lanes):
+                if q[AGE + i] == 0.0 and t[ON + i] > 0.0:
+                    start(q, i, t[X + i])
+        if has_slots:
+            off += _follow_slots(q, t, first, lanes, slots[w], columns, profile, slot_gain)
+        if off > 0:
+            _copy_off(t, lanes, q, kept)
+        seasonal, slow = _ages(q, t, room)
+        _measure(q, t, room)
+        if seasonal:
+            _measure_slots(q, t, room)
+        flagged = _look(q, t, at, flat, first, room, lanes, flag, clip, warmup)
+        _learn(q, t, room, alpha, beta, clip, seasonal)
+        if slow:
+            slow_views(q, t, flat, first, room, lanes, prm)
+        _say(q, t, room, lanes, surprise[w, first:last], side[w, first:last], warmup, claim)
+        if explain:
+            _say_band(q, t, lanes, band[0, w, first:last], band[1, w, first:last], band[2, w, first:last])
+        due = _end(q, t, room, lanes, has_slots, flagged, relearn)
+        if off > 0:
+            _copy_off(t, lanes, kept, q)
+        if due > 0:
+            for i in range(lanes):
+                if t[ON + i] > 0.0 and q[AGE + i] >= q[REFIT + i]:
+                    refit(q, i, first + i, tails, memory, period)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -349,27 +430,32 @@ def advance_light(
 
     Parameters
     ----------
-    values : (W, N) float64
-        Channels of one panel; not finite is missing and changes nothing.
-    slots : (W, N / C) float64 or (0, 0)
+    values : (W, S, C) float64
+        Channels of one panel, N = S * C of them; not finite is missing and changes nothing.
+    slots : (W, S) float64 or (0, 0)
         Slot of the clock, NaN or negative for none; -2: learn the level, do not score.
     prm : (len(PARAMS),) float64
     quanta : (C,) float64
         Smallest step that means something, per column; above 0.
-    r : (N, len(FIELDS) or more) float64
-        Best if each row begins a cache line.
+    r : (blocks, len(FIELDS) * BLOCK) float64
+        Registers of the channels, block by block: see `light_layout`.
     tails : (N, 3, BUCKETS, 2) float32
         Above, below, slow views: mass and surprise.
     profile : (N, slots, 2) uint16
         Mean (from the first value) and spread of each slot, packed.
-    surprise : (W, N) float64, out
-    side : (W, N) int8, out
-    band : (3, W, N) float64, out, or (0, 0, 0)
+    surprise : (W, S, C) float64, out
+    side : (W, S, C) int8, out
+    band : (3, W, S, C) float64, out, or (0, 0, 0, 0)
         Expected, low, high.
     """
-    channels = values.shape[1]
-    for first in range(0, channels, BLOCK):
-        last = min(first + BLOCK, channels)
+    windows, channels = values.shape[0], values.shape[1] * values.shape[2]
+    rows, said = values.reshape((windows, channels)), surprise.reshape((windows, channels))
+    sides, bands = side.reshape((windows, channels)), band.reshape((band.shape[0], windows, channels))
+    t, kept = np.zeros(SCRATCH), np.empty(r.shape[1])
+    at, flat = np.zeros(2 * BLOCK + 1, np.int64), tails.reshape(-1)
+    for b in range(r.shape[0]):
+        first = b * BLOCK
+        lanes = min(channels - first, BLOCK)
         _block(
-            values, slots, prm, quanta, r, tails, profile, surprise, side, band, first, last
+            rows, slots, prm, quanta, r[b], t, kept, at, tails, flat, profile, said, sides, bands, first, lanes
         )  # fmt: skip

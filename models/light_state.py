@@ -1,4 +1,4 @@
-"""What a channel of the light model remembers, and the paths that are rarely taken: slots, refits, relearning."""
+"""The light model's paths that are rarely taken: slots, refits, relearning. Lane i of registers q is channel n."""
 
 from __future__ import annotations
 
@@ -8,37 +8,45 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from models.light_layout import (
+    AGE,
+    ANCHOR,
+    BANDDOWN,
+    BANDUP,
+    BEFORE,
+    CAND,
+    CDEV,
+    CDOWN,
+    CENTRE,
+    CUP,
+    FLAGGED,
+    FREE,
+    LEVEL,
+    MISS,
+    OFF,
+    PDEV,
+    PROF,
+    REF,
+    REFIT,
+    RUN,
+    SCALE,
+    SCOUNT,
+    SLOT,
+    SLOW,
+    SMISS,
+    SSUM,
+    STAGGER,
+    SWEIGHT,
+    WEIGHT,
+)
 from models.light_tail import reaches, refit_tail
 
-__all__ = ["FIELDS", "PARAMS", "ROOM", "UNSEEN", "enter_slot", "follow_clock", "refit", "start", "watch_run"]
+__all__ = ["UNSEEN", "enter_slot", "follow_clock", "refit", "start", "watch_run"]
 
 Array = Any  # numba takes its types from the arguments
 
 UNSEEN = 0xFFFF
 """Code of a slot that was never visited."""
-
-FIELDS = (
-    *("age", "level", "long_scale", "scale", "move", "follow", "miss", "flagged"),
-    *("profile", "before", "like", "unlike", "centre", "trend_free", "slow", "cusum_up"),
-    *("cusum_down", "band_up", "band_down", "weight", "run", "refit_at", "hot_at", "hots"),
-    *("again", "slow_dev", "cusum_size", "slow_weight", "ref", "creep_dev", "creep_run", "told"),
-    *("slot", "slot_sum", "slot_count", "slot_miss", "offset", "profile_dev", "anchor", "stagger"),
-    *("candidate", "candidate_dev"),
-)
-"""A line of eight is a cache line: three for every window, one for every fourth, one for a clock, one for a run."""
-PARAMS = (
-    *("alpha", "beta", "clip", "warmup", "memory", "refit", "relearn", "creep_relearn"),
-    *("creep_step", "creep_gain", "creep_unit", "flag", "slot_gain", "claim"),
-)
-
-(AGE, LEVEL, LONG, SCALE, MOVE, FOLLOW, MISS, FLAGGED) = range(8)
-(PROF, BEFORE, LIKE, UNLIKE, CENTRE, FREE, SLOW, CUP) = range(8, 16)
-(CDOWN, BANDUP, BANDDOWN, WEIGHT, RUN, REFIT, HOTAT, HOTS) = range(16, 24)
-(AGAIN, SLOWDEV, CSIZE, SWEIGHT, REF, CREEP, CRUN, TOLD) = range(24, 32)
-(SLOT, SSUM, SCOUNT, SMISS, OFF, PDEV, ANCHOR, STAGGER) = range(32, 40)
-(CAND, CDEV) = range(40, 42)
-ROOM = 48
-"""Numbers a channel: its fields in whole cache lines."""
 
 _BAND = 3.0
 
@@ -65,12 +73,12 @@ def _unpack(code: int) -> float:
 
 
 @njit(cache=True, nogil=True)
-def enter_slot(r: Array, n: int, slot: int, profile: Array, gain: float) -> None:
+def enter_slot(q: Array, i: int, n: int, slot: int, profile: Array, gain: float) -> None:
     """Leave one slot of the clock (learn its mean and spread) and enter another (read them once)."""
-    old = int(r[n, SLOT])
-    count = r[n, SCOUNT]
+    old = int(q[SLOT + i])
+    count = q[SCOUNT + i]
     if old >= 0 and count > 0.0:
-        mean = r[n, SSUM] / count - r[n, ANCHOR]
+        mean = q[SSUM + i] / count - q[ANCHOR + i]
         code = int(profile[n, old, 0])
         if code == UNSEEN:
             profile[n, old, 0] = _pack(mean)
@@ -78,7 +86,7 @@ def enter_slot(r: Array, n: int, slot: int, profile: Array, gain: float) -> None
         else:
             known = _unpack(code)
             dev = _unpack(int(profile[n, old, 1]))
-            miss = r[n, SMISS] / count
+            miss = q[SMISS + i] / count
             d = mean - known
             if dev > 0.0:
                 miss = min(miss, 4.0 * dev)
@@ -86,92 +94,92 @@ def enter_slot(r: Array, n: int, slot: int, profile: Array, gain: float) -> None
                 miss = dev + gain * (miss - dev)
             profile[n, old, 0] = _pack(known + gain * d)
             profile[n, old, 1] = _pack(miss)
-    r[n, SLOT] = slot
-    r[n, SSUM] = 0.0
-    r[n, SMISS] = 0.0
-    r[n, SCOUNT] = 0.0
+    q[SLOT + i] = slot
+    q[SSUM + i] = 0.0
+    q[SMISS + i] = 0.0
+    q[SCOUNT + i] = 0.0
     now = math.nan
     if slot >= 0 and profile[n, slot, 0] != UNSEEN:
-        now = _unpack(int(profile[n, slot, 0])) + r[n, ANCHOR]
+        now = _unpack(int(profile[n, slot, 0])) + q[ANCHOR + i]
         spread = _unpack(int(profile[n, slot, 1]))
         around = 0.0  # a slot of few windows knows its spread badly: its neighbours lend theirs
         if slot > 0 and profile[n, slot - 1, 0] != UNSEEN:
             around += 0.5 * _unpack(int(profile[n, slot - 1, 1]))
         if slot + 1 < profile.shape[1] and profile[n, slot + 1, 0] != UNSEEN:
             around += 0.5 * _unpack(int(profile[n, slot + 1, 1]))
-        r[n, PDEV] = max(spread, around)
-    if math.isnan(r[n, PROF]) != math.isnan(now):  # the slow views go on from where they were
-        r[n, CENTRE] = r[n, FREE] - r[n, LEVEL] + (0.0 if math.isnan(now) else now)
+        q[PDEV + i] = max(spread, around)
+    if math.isnan(q[PROF + i]) != math.isnan(now):  # the slow views go on from where they were
+        q[CENTRE + i] = q[FREE + i] - q[LEVEL + i] + (0.0 if math.isnan(now) else now)
         if not math.isnan(now):
-            r[n, OFF] = r[n, LEVEL] - now
-    r[n, PROF] = now
+            q[OFF + i] = q[LEVEL + i] - now
+    q[PROF + i] = now
 
 
 @njit(cache=True, nogil=True)
-def refit(r: Array, n: int, tails: Array, memory: float, period: float) -> None:
+def refit(q: Array, i: int, n: int, tails: Array, memory: float, period: float) -> None:
     """Refit a channel's tails and say when next: often while young, then once a period, staggered over series."""
-    refit_tail(tails, n, 0, r[n, WEIGHT], memory)
-    refit_tail(tails, n, 1, r[n, WEIGHT], memory)
-    refit_tail(tails, n, 2, r[n, SWEIGHT], memory)
-    r[n, WEIGHT] = min(r[n, WEIGHT], memory)
-    r[n, SWEIGHT] = min(r[n, SWEIGHT], memory)
-    r[n, BANDUP] = reaches(tails, n, 0, _BAND)
-    r[n, BANDDOWN] = reaches(tails, n, 1, _BAND)
-    wait = int(min(max(8.0, 0.25 * r[n, AGE]), period))
-    r[n, REFIT] = r[n, AGE] + wait + (int(r[n, STAGGER]) % wait) // 2
+    refit_tail(tails, n, 0, q[WEIGHT + i], memory)
+    refit_tail(tails, n, 1, q[WEIGHT + i], memory)
+    refit_tail(tails, n, 2, q[SWEIGHT + i], memory)
+    q[WEIGHT + i] = min(q[WEIGHT + i], memory)
+    q[SWEIGHT + i] = min(q[SWEIGHT + i], memory)
+    q[BANDUP + i] = reaches(tails, n, 0, _BAND)
+    q[BANDDOWN + i] = reaches(tails, n, 1, _BAND)
+    wait = int(min(max(8.0, 0.25 * q[AGE + i]), period))
+    q[REFIT + i] = q[AGE + i] + wait + (int(q[STAGGER + i]) % wait) // 2
 
 
 @njit(cache=True, nogil=True)
-def _relearn(r: Array, n: int) -> None:
+def _relearn(q: Array, i: int) -> None:
     """Take the level since the deviation began as the new normal, for every view."""
-    level = r[n, CAND]
-    r[n, LEVEL] = level
-    r[n, SCALE] = max(r[n, SCALE], 1.25 * r[n, CDEV])
-    free = level + r[n, CENTRE]
-    if not math.isnan(r[n, PROF]):
-        r[n, OFF] = level - r[n, PROF]
-        free -= r[n, PROF]
-    r[n, FREE] = free
-    r[n, SLOW] = free
-    r[n, REF] = free
-    r[n, CUP] = 0.0
-    r[n, CDOWN] = 0.0
-    r[n, RUN] = 0.0
-    r[n, MISS] = 0.0
+    level = q[CAND + i]
+    q[LEVEL + i] = level
+    q[SCALE + i] = max(q[SCALE + i], 1.25 * q[CDEV + i])
+    free = level + q[CENTRE + i]
+    if not math.isnan(q[PROF + i]):
+        q[OFF + i] = level - q[PROF + i]
+        free -= q[PROF + i]
+    q[FREE + i] = free
+    q[SLOW + i] = free
+    q[REF + i] = free
+    q[CUP + i] = 0.0
+    q[CDOWN + i] = 0.0
+    q[RUN + i] = 0.0
+    q[MISS + i] = 0.0
 
 
 @njit(cache=True, nogil=True)
-def watch_run(r: Array, n: int, x: float, up: bool, relearn: float) -> None:
+def watch_run(q: Array, i: int, x: float, up: bool, relearn: float) -> None:
     """Follow the level of a run of flagged windows on one side."""
-    run = r[n, RUN]
+    run = q[RUN + i]
     if run != 0.0 and up == (run > 0.0):
         run += 1.0 if up else -1.0
-        r[n, CAND] += 0.1 * (x - r[n, CAND])
-        r[n, CDEV] += 0.1 * (abs(x - r[n, CAND]) - r[n, CDEV])
+        q[CAND + i] += 0.1 * (x - q[CAND + i])
+        q[CDEV + i] += 0.1 * (abs(x - q[CAND + i]) - q[CDEV + i])
     else:
         run = 1.0 if up else -1.0
-        r[n, CAND] = x
-        r[n, CDEV] = 0.0
-    r[n, RUN] = run
+        q[CAND + i] = x
+        q[CDEV + i] = 0.0
+    q[RUN + i] = run
     if abs(run) >= relearn:
-        _relearn(r, n)
+        _relearn(q, i)
 
 
 @njit(cache=True, nogil=True)
-def follow_clock(r: Array, n: int, x: float) -> None:
+def follow_clock(q: Array, i: int, x: float) -> None:
     """A window that the clock says is like no other: the level follows, nothing else learns."""
-    r[n, LEVEL] += 0.1 * (x - r[n, LEVEL])
-    r[n, CENTRE] = r[n, FREE] - r[n, LEVEL]
-    r[n, BEFORE] = x
-    r[n, MISS] = 0.0
-    r[n, RUN] = 0.0
-    r[n, FLAGGED] = 0.0
+    q[LEVEL + i] += 0.1 * (x - q[LEVEL + i])
+    q[CENTRE + i] = q[FREE + i] - q[LEVEL + i]
+    q[BEFORE + i] = x
+    q[MISS + i] = 0.0
+    q[RUN + i] = 0.0
+    q[FLAGGED + i] = 0.0
 
 
 @njit(cache=True, nogil=True)
-def start(r: Array, n: int, x: float) -> None:
+def start(q: Array, i: int, x: float) -> None:
     for k in (LEVEL, FREE, SLOW, REF, ANCHOR, CAND, BEFORE):
-        r[n, k] = x
-    r[n, SLOT] = -1.0
-    r[n, PROF] = math.nan
-    r[n, REFIT] = 16.0
+        q[k + i] = x
+    q[SLOT + i] = -1.0
+    q[PROF + i] = math.nan
+    q[REFIT + i] = 16.0

@@ -76,10 +76,13 @@ def refit_tail(tails: Array, n: int, j: int, weight: float, memory: float) -> No
         for b in range(BUCKETS):
             h[b, 0] *= shrink
         weight = memory
-    room = np.empty(3 * BUCKETS)
+    top = BUCKETS  # from here on nothing was ever seen
+    while top > 0 and h[top - 1, 0] == 0.0:
+        top -= 1
+    room = np.zeros(3 * BUCKETS)
     past, seen, fitted = room[:BUCKETS], room[BUCKETS : 2 * BUCKETS], room[2 * BUCKETS :]
     total = 0.0
-    for b in range(BUCKETS - 1, -1, -1):
+    for b in range(top - 1, -1, -1):
         total += float(h[b, 0])
         past[b] = total  # mass at or above the edge
     allowed = 0.05 * weight
@@ -90,7 +93,7 @@ def refit_tail(tails: Array, n: int, j: int, weight: float, memory: float) -> No
     t = _EDGES[at]
     m1 = 0.0
     m2 = 0.0
-    for b in range(at, BUCKETS):
+    for b in range(at, top):
         c = float(h[b, 0])
         y = _MIDDLES[b] - t
         m1 += c * y
@@ -109,18 +112,14 @@ def refit_tail(tails: Array, n: int, j: int, weight: float, memory: float) -> No
     per = 1.0 / shape
     above = _log10((weight + 1.0) / (total + 1.0))
     never = _log10(weight + 1.0)
-    # loops without branches: eight buckets at once
-    for b in range(BUCKETS):
-        seen[b] = (weight + 1.0) / ((past[b] if past[b] > 1.0 else 1.0) + 1.0)
+    # loops without branches, four buckets at once: what was seen up to `top`, what is fitted from `at` on
+    for b in range(top):
+        seen[b] = _log10((weight + 1.0) / ((past[b] if past[b] > 1.0 else 1.0) + 1.0))
+    for b in range(top, at):
+        seen[b] = never
+    for b in range(at, BUCKETS):
         grown = 1.0 + slope * (_EDGES[b] - t)
-        fitted[b] = grown if grown > 1.0 else 1.0
-    for b in range(BUCKETS):
-        seen[b] = _log10(seen[b])
-    for b in range(BUCKETS):
-        fitted[b] = above + _log10(fitted[b]) * per
-    for b in range(BUCKETS):
-        if past[b] == 0.0:
-            seen[b] = never
+        fitted[b] = above + _log10(grown if grown > 1.0 else 1.0) * per
     for b in range(at):
         h[b, 1] = seen[b] if b >= ONE else min(seen[b], above * _EDGES[b] * _EDGES[b])
     for b in range(at, BUCKETS):

@@ -11,13 +11,13 @@ are logged together with each host's largest time then: what was known when a wi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
 from telemetry.errors import ConfigError
-from telemetry.types import Events, Int64, Nanos, SeriesKey, State
+from telemetry.types import Bool, Events, Int64, Nanos, SeriesKey, State
 
 __all__ = ["NEVER", "Admitted", "Crossings", "Watermark"]
 
@@ -153,8 +153,7 @@ def _admit(
     return i, n_rows, late + too_far - lost
 
 
-@dataclass(frozen=True, slots=True)
-class Crossings:
+class Crossings(NamedTuple):
     """Moments at which the watermark passed a multiple of the grain, in order.
 
     Parameters
@@ -174,11 +173,10 @@ class Crossings:
     host_ns: Int64
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(NamedTuple):
     """What came of a batch: `keep` is None when every event was admitted."""
 
-    keep: np.ndarray | None
+    keep: Bool | None
     crossings: Crossings
 
 
@@ -256,8 +254,12 @@ class Watermark:
 
     def admit(self, events: Events) -> Admitted:
         """Judge a batch and move the watermark."""
-        host_of = self._table(events.keys)
-        n, hosts = len(events), len(self._hosts)
+        return self.judge(events.keys, events.series, events.time_ns, events.seen_ns)
+
+    def judge(self, keys: Sequence[SeriesKey], series: Int64, time_ns: Int64, seen_ns: Int64) -> Admitted:
+        """Judge the events of these columns and move the watermark."""
+        host_of = self._table(keys)
+        n, hosts = len(time_ns), len(self._hosts)
         if len(self._keep) < n:
             self._keep = np.ones(n, np.bool_)
         keep = self._keep
@@ -270,8 +272,7 @@ class Watermark:
         at = lost = 0
         while at < n:
             at, used, dropped = _admit(
-                events.series, events.time_ns, events.seen_ns, host_of, at, host_max, mem, keep, *self._setting, rows,
-                row_hosts,
+                series, time_ns, seen_ns, host_of, at, host_max, mem, keep, *self._setting, rows, row_hosts,
             )  # fmt: skip
             lost += dropped
             if used:
@@ -290,11 +291,10 @@ class Watermark:
         """Lift the watermark by hand (the end of a recording): what is below counts as late from now on."""
         if watermark_ns <= self.watermark_ns:
             return _NO_CROSSINGS
-        self._mem[_WM] = watermark_ns
-        hosts = self._host_max[: len(self._hosts)].copy()
-        return Crossings(
-            np.array([watermark_ns]), self._mem[_NEWEST : _NEWEST + 1].copy(), self._mem[_FIRST:].copy(), hosts[None, :]
-        )
+        mem = self._mem
+        mem[_WM] = watermark_ns
+        newest, first = mem[_NEWEST : _NEWEST + 1].copy(), mem[_FIRST:].copy()
+        return Crossings(np.array([watermark_ns]), newest, first, self._host_max[None, : len(self._hosts)].copy())
 
     def _table(self, keys: Sequence[SeriesKey]) -> Int64:
         for known, table in self._tables:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from models.base import Model
 from models.light import LightModel
 from models.light_kernels import BUCKETS, FIELDS, refit_tail
+from models.light_layout import blocks_of, rows_of
 from telemetry.errors import ConfigError, StoreError
 from telemetry.types import Float64, Panel, Scores, SeriesKey
 from tests.naive.light import NaiveLight, naive_tail
@@ -16,7 +19,11 @@ SECOND = 10**9
 
 
 def panel_of(
-    values: Float64, window_ns: int = SECOND // 10, first: int = 0, slots: Float64 | None = None, names: str = ""
+    values: Float64,
+    window_ns: int = SECOND // 10,
+    first: int = 0,
+    slots: Float64 | None = None,
+    names: Sequence[object] = "",
 ) -> Panel:
     """A panel of one column `p99` (and the clock's slot) from (windows, series) values."""
     windows, series = values.shape
@@ -121,6 +128,32 @@ def test_series_do_not_know_each_other_and_state_follows_the_key() -> None:
     np.testing.assert_array_equal(later.surprise[:, 1:], alone[200:])
     newcomer = run(LightModel(), panel_of(x[100:, 2:], names="c")).surprise
     np.testing.assert_array_equal(later.surprise[:, :1], newcomer[100:])
+
+
+@pytest.mark.parametrize("clock", [False, True])
+def test_a_channel_does_not_know_its_neighbours_in_a_block(clock: bool) -> None:
+    rng = np.random.default_rng(3)
+    x = noise(400, 70, seed=3)
+    x[rng.random(x.shape) < 0.05] = np.nan  # so their ages differ: each has its slow views and refits at its own time
+    x[200:, 1::9] *= 2.0
+    x[:150, 40:50] = np.nan
+    x[:, 66] = 7.0
+    slots = (np.arange(400) % 40 // 4).astype(float) if clock else None
+    together = run(LightModel(relearn=60), panel_of(x, slots=slots), (100, 101, 250))
+    for n in (0, 10, 31, 32, 45, 63, 64, 66, 69):
+        alone = run(LightModel(relearn=60), panel_of(x[:, n : n + 1], slots=slots, names=[n]))
+        for name in ("surprise", "side", "expected", "lo", "hi"):
+            np.testing.assert_array_equal(
+                getattr(together, name)[:, n], getattr(alone, name)[:, 0], err_msg=f"{n} {name}"
+            )
+
+
+def test_registers_go_into_blocks_and_come_back() -> None:
+    for channels in (0, 1, 32, 33, 100):
+        rows = np.random.default_rng(channels).random((channels, len(FIELDS)))
+        blocks = blocks_of(rows)
+        assert not channels or blocks.ctypes.data % 64 == 0
+        np.testing.assert_array_equal(rows_of(blocks, channels), rows)
 
 
 def test_columns_are_independent() -> None:
