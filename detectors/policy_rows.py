@@ -21,15 +21,17 @@ from telemetry.types import Float64, Int8, Int64, Nanos, SeriesKey, State
 __all__ = ["RowsPolicy"]
 
 THRESHOLD = 1.25
-"""Evidence that alerts at a budget of half an alert in 1,000 rows."""
-USUAL = 0.0005
-BUDGET_POWER = 0.4
+"""Evidence that alerts at a budget of one alert in 1,000 rows."""
+USUAL = 0.001
+BUDGET_POWER = 0.25
 RATIO = 1.4
 AGAIN = 2.5
 """What alerted alerts again only if its evidence has grown by this."""
 KEEP = 50
 FADE = 0.99
 COST = 0.07
+REPAID = 0.5
+"""Share of the budget by which the debt of alerts is paid off."""
 SILENT = 0.35
 _BAR, _AGE, _DEBT, _ROWS, _FIRST, _LAST = range(6)
 _FIELDS = 6
@@ -76,7 +78,7 @@ def _decide(
                 if said >= need:
                     grade[w, c] = ALERT
                     k[_DEBT] = min(k[_DEBT] + COST, most)
-            k[_DEBT] = max(k[_DEBT] - COST * budget, 0.0)
+            k[_DEBT] = max(k[_DEBT] - REPAID * COST * budget, 0.0)
 
 
 class RowsPolicy:
@@ -95,7 +97,7 @@ class RowsPolicy:
     on every series. Nothing of the length of a series is used.
     """
 
-    def __init__(self, per_1000: float = 0.5, per_day: float | None = None) -> None:
+    def __init__(self, per_1000: float = 1.0, per_day: float | None = None) -> None:
         for name, value in (("per_1000", per_1000), ("per_day", per_day)):
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ConfigError(f"policy rows: {name} must be above 0, got {value!r}")

@@ -28,6 +28,8 @@ _PACE_NS = 1.2e14
 _OLD = 0.3
 _REST = 200.0
 _SURE = 1.5
+_LEVEL = 4.0
+"""A series that is often as far as this share of its level from it has none that could creep."""
 
 
 @njit(cache=True, nogil=True)
@@ -83,8 +85,9 @@ def creep(x: float, seen: int, time_ns: float, need: float, evidence: float, mem
     distance = memo[_SMOOTH] - memo[_REFERENCE]
     limit = np.inf
     if memo[_AGE] > _OLD:
+        level = abs(memo[_REFERENCE]) > _LEVEL * memo[_GAP]
         ratio = abs(distance) / (memo[_GAP] + 1e-12 * abs(memo[_REFERENCE]) + 1e-300)
-        if memo[_TOLD] == 0.0 and ratio > _RATIO and abs(distance) > _MATTERS * abs(memo[_REFERENCE]):
+        if memo[_TOLD] == 0.0 and level and ratio > _RATIO and abs(distance) > _MATTERS * abs(memo[_REFERENCE]):
             memo[_TOLD] = 1.0
             if memo[_QUIET] >= _REST:
                 evidence = max(evidence, _SURE * need)

@@ -29,7 +29,7 @@ _PER_DAY = {"hour": 24.0, "day": 1.0, "week": 1.0 / 7.0}
 class Budget:
     """False alerts that the user accepts: in 1,000 rows, or in a day."""
 
-    per_1000: float = 0.5
+    per_1000: float = 1.0
     per_day: float | None = None
 
 
