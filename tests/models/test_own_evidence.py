@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from models.own_evidence import OWN, compare
+from tests.naive.full import held_to_its_own
 
 
 def run(evidence, both=False):
@@ -15,6 +16,13 @@ def run(evidence, both=False):
 
 def series(scale, n=30_000, seed=0):
     return np.random.default_rng(seed).exponential(scale, n)
+
+
+@pytest.mark.parametrize("scale", [0.06, 0.2, 0.5])
+@pytest.mark.parametrize("both", [False, True])
+def test_it_is_its_definition(scale, both):
+    e = series(scale, 1200, seed=3)
+    assert np.allclose(run(e, both), held_to_its_own(e, both))
 
 
 def test_light_evidence_is_raised_and_heavy_is_left_alone():
