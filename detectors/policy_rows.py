@@ -23,7 +23,7 @@ __all__ = ["RowsPolicy", "needed"]
 THRESHOLD = 1.25
 """Evidence that alerts at a budget of one alert in 1,000 rows."""
 USUAL = 0.001
-BUDGET_POWER = 0.25
+BUDGET_POWER = 0.24
 LARGE_POWER = 0.4
 """Threshold and powers are read off series without anomalies (`benchmarks/quality_honest.py`): below USUAL the evidence
 that as few rows show grows slowly, above it what was told last is in the way of the next."""
