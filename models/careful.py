@@ -1,9 +1,9 @@
 """Small budgets: what may speak where fewer false alerts are wanted than a history can vouch for.
 
 One false alert a week on rows of a minute is a probability that no history of a few thousand rows supports. So a row
-must agree with its neighbours (the median of the last five values is scored, not the value), it must matter (5 % away
-from a slow reference, else its evidence shrinks), and the young say little. In return a level that has crept away from
-the slow reference speaks, which views that follow cannot see.
+must agree with its neighbours (the median of the last five values is scored, not the value), and it must matter (5 %
+away from a slow reference, else its evidence shrinks). In return a level that has crept away from the slow reference
+speaks, which views that follow cannot see.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ MEMO = 12
 """Numbers of memory a channel."""
 
 _REFERENCE, _GAP, _SMOOTH, _TOLD, _AGE, _QUIET, _TIME = range(5, 12)
-_YOUNG = 1000
 _MATTERS = 0.05
 _RATIO = 8.0
 _GAIN = 0.0005
@@ -42,15 +41,13 @@ def middle(x: float, seen: int, memo: Float64) -> float:
 
 
 @njit(cache=True, nogil=True)
-def weigh(x: float, seen: int, evidence: float, memo: Float64) -> float:
-    """Evidence of a row under a small budget: less where it hardly matters or the series is young.
+def weigh(x: float, evidence: float, memo: Float64) -> float:
+    """Evidence of a row under a small budget: less where it hardly matters.
 
     Parameters
     ----------
     x : float
         The median of the last five values.
-    seen : int
-        Finite values before this one.
     evidence : float
         What the views say of `x`.
     memo : (MEMO,) float64
@@ -60,8 +57,6 @@ def weigh(x: float, seen: int, evidence: float, memo: Float64) -> float:
     away = abs(x - memo[_REFERENCE])
     if away < matters:
         evidence *= (away / matters) ** 2
-    if seen < _YOUNG:
-        evidence *= np.sqrt(seen / _YOUNG)
     return evidence
 
 

@@ -45,7 +45,7 @@ _DAY_SLOTS = 288
 _CLOCK_SLOTS = 2049
 _N = len(VIEWS)
 _PRECEDENT = 0.8
-_YOUNG = 2000.0
+_YOUNG = 1000.0
 _EXPLAINED = 4.0
 _LEAST_SHARE = 0.5
 _STUCK = 60.0
@@ -213,10 +213,10 @@ def _advance(
                 continue
             evidence[w, c] *= min(max(band[2] / _EXPLAINED, _LEAST_SHARE), 1.0)
             evidence[w, c] = compare(evidence[w, c], need > 0.0, own[c])
-            if need == 0.0 and seen < _YOUNG:  # tails of few values promise too much
-                evidence[w, c] *= np.sqrt(np.sqrt(seen / _YOUNG))
+            if seen < _YOUNG:  # tails of few values promise too much
+                evidence[w, c] *= np.sqrt(seen / _YOUNG)
             if need > 0.0:
-                evidence[w, c] = weigh(x, seen, evidence[w, c], memo[c])
+                evidence[w, c] = weigh(x, evidence[w, c], memo[c])
             least = max(_STUCK_EVIDENCE, need)
             if band[3] >= _STUCK and evidence[w, c] < least:  # NaN while warming up stays
                 evidence[w, c] = least
