@@ -1,7 +1,6 @@
-"""What a user lives with: honesty of the alert rate, creep found in time, one alert for a lasting step.
+"""What a user lives with: creep found in time, one alert for a lasting step.
 
-Honesty: series without anomalies, of light and heavy tails, counts, zeros, autocorrelation and seasons; alerts in 1,000
-rows at the default budget of 0.5. Creep: ramps of +10, +25 and +50 % put into recorded latency series (stretches of RTT
+Creep: ramps of +10, +25 and +50 % put into recorded latency series (stretches of RTT
 between two labelled changes, or generated ones without the corpus), read as one row a minute, at a budget of one
 false alert a week; found if an alert falls in the first half of the ramp. Alerts without a ramp are counted on the same
 series read as a row a minute and as a row every four minutes, as they were recorded.
@@ -18,7 +17,7 @@ from benchmarks.rows import Row
 from pipelines.detect import Budget, score_table
 from pipelines.series_files import Table
 
-__all__ = ["honest_series", "run"]
+__all__ = ["run"]
 
 MINUTE = 60 * 10**9
 RAMPS = {"10min": 10, "1h": 60, "day": 1440}
@@ -34,35 +33,6 @@ def _ar(rng: np.random.Generator, n: int, phi: float) -> NDArray[np.float64]:
     from scipy.signal import lfilter
 
     return np.asarray(lfilter([np.sqrt(1 - phi * phi)], [1.0, -phi], rng.normal(size=n)))
-
-
-def honest_series(n: int = 12_000) -> dict[str, NDArray[np.float64]]:
-    """Series without anomalies, five minutes a row."""
-    rng = np.random.default_rng(SEED)
-    day = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n) / 288)
-    return {
-        "normal": rng.normal(size=n),
-        "student_3": rng.standard_t(3, n),
-        "lognormal": np.exp(rng.normal(size=n)),
-        "ar_0.9": _ar(rng, n, 0.9),
-        "ar_0.99": _ar(rng, n, 0.99),
-        "poisson": rng.poisson(2.0, n).astype(float),
-        "zero_inflated": (rng.poisson(0.05, n) * rng.geometric(0.3, n)).astype(float),
-        "constant": np.full(n, 5.0),
-        "seasonal": 10 * day + rng.normal(size=n),
-        "daily_counts": rng.negative_binomial(3, 3 / (4 + 20 * day)).astype(float),
-    }
-
-
-def _honest(quick: bool) -> list[Row]:
-    rates = []
-    for name, x in honest_series(6_000 if quick else 12_000).items():
-        if name != "constant":
-            rates.append(1000.0 * float(score_table(_table(x, 300 * 10**9)).alert.mean()))
-    return [
-        Row("honest_alerts_per_1000_mean", float(np.mean(rates)), "alerts", 1.0, "<="),
-        Row("honest_alerts_per_1000_worst", max(rates), "alerts", None, "<="),
-    ]
 
 
 def _relearn() -> Row:
@@ -125,7 +95,7 @@ def _creep(data: str | None) -> list[Row]:
 
 def run(*, data: str | None, quick: bool = False) -> list[Row]:
     """Measure on generated and, if the corpus is there, on recorded series."""
-    rows = [*_honest(quick), _relearn()]
+    rows = [_relearn()]
     if not quick:
         rows += _creep(data)
     return rows

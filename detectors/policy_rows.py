@@ -18,21 +18,32 @@ from models.ensemble import evidence_of
 from telemetry.errors import ConfigError, StoreError
 from telemetry.types import Float64, Int8, Int64, Nanos, SeriesKey, State
 
-__all__ = ["RowsPolicy"]
+__all__ = ["RowsPolicy", "needed"]
 
 THRESHOLD = 1.25
-"""Evidence that alerts at a budget of half an alert in 1,000 rows."""
-USUAL = 0.0005
-BUDGET_POWER = 0.4
+"""Evidence that alerts at a budget of one alert in 1,000 rows."""
+USUAL = 0.001
+BUDGET_POWER = 0.24
+LARGE_POWER = 0.4
+"""Threshold and powers are read off series without anomalies (`benchmarks/quality_honest.py`): below USUAL the evidence
+that as few rows show grows slowly, above it what was told last is in the way of the next."""
 RATIO = 1.4
 AGAIN = 2.5
 """What alerted alerts again only if its evidence has grown by this."""
 KEEP = 50
 FADE = 0.99
 COST = 0.07
+REPAID = 0.5
+"""Share of the budget by which the debt of alerts is paid off."""
 SILENT = 0.35
 _BAR, _AGE, _DEBT, _ROWS, _FIRST, _LAST = range(6)
 _FIELDS = 6
+
+
+@njit(cache=True, nogil=True)
+def needed(budget: float) -> float:
+    """Evidence that alerts at a budget of so many alerts a row."""
+    return float(THRESHOLD * (USUAL / budget) ** (BUDGET_POWER if budget < USUAL else LARGE_POWER))
 
 
 @njit(cache=True, nogil=True)
@@ -59,7 +70,7 @@ def _decide(
             if per_ns > 0.0 and k[_ROWS] > 1.0:
                 budget = per_ns * max(k[_LAST] - k[_FIRST], 1.0) / (k[_ROWS] - 1.0)
             budget = min(max(budget, 1e-9), 0.02)
-            need = THRESHOLD * (USUAL / budget) ** BUDGET_POWER
+            need = needed(budget)
             most = math.log(2.0) + max(0.5 * math.log(USUAL / budget), 0.0)
             if k[_AGE] > KEEP:
                 k[_BAR] *= FADE
@@ -76,7 +87,7 @@ def _decide(
                 if said >= need:
                     grade[w, c] = ALERT
                     k[_DEBT] = min(k[_DEBT] + COST, most)
-            k[_DEBT] = max(k[_DEBT] - COST * budget, 0.0)
+            k[_DEBT] = max(k[_DEBT] - REPAID * COST * budget, 0.0)
 
 
 class RowsPolicy:
@@ -95,7 +106,7 @@ class RowsPolicy:
     on every series. Nothing of the length of a series is used.
     """
 
-    def __init__(self, per_1000: float = 0.5, per_day: float | None = None) -> None:
+    def __init__(self, per_1000: float = 1.0, per_day: float | None = None) -> None:
         for name, value in (("per_1000", per_1000), ("per_day", per_day)):
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ConfigError(f"policy rows: {name} must be above 0, got {value!r}")

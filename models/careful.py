@@ -1,9 +1,9 @@
 """Small budgets: what may speak where fewer false alerts are wanted than a history can vouch for.
 
 One false alert a week on rows of a minute is a probability that no history of a few thousand rows supports. So a row
-must agree with its neighbours (the median of the last five values is scored, not the value), it must matter (5 % away
-from a slow reference, else its evidence shrinks), and the young say little. In return a level that has crept away from
-the slow reference speaks, which views that follow cannot see.
+must agree with its neighbours (the median of the last five values is scored, not the value), and it must matter (5 %
+away from a slow reference, else its evidence shrinks). In return a level that has crept away from the slow reference
+speaks, which views that follow cannot see.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ MEMO = 12
 """Numbers of memory a channel."""
 
 _REFERENCE, _GAP, _SMOOTH, _TOLD, _AGE, _QUIET, _TIME = range(5, 12)
-_YOUNG = 1000
 _MATTERS = 0.05
 _RATIO = 8.0
 _GAIN = 0.0005
@@ -28,6 +27,8 @@ _PACE_NS = 1.2e14
 _OLD = 0.3
 _REST = 200.0
 _SURE = 1.5
+_LEVEL = 4.0
+"""A series that is often as far as this share of its level from it has none that could creep."""
 
 
 @njit(cache=True, nogil=True)
@@ -40,15 +41,13 @@ def middle(x: float, seen: int, memo: Float64) -> float:
 
 
 @njit(cache=True, nogil=True)
-def weigh(x: float, seen: int, evidence: float, memo: Float64) -> float:
-    """Evidence of a row under a small budget: less where it hardly matters or the series is young.
+def weigh(x: float, evidence: float, memo: Float64) -> float:
+    """Evidence of a row under a small budget: less where it hardly matters.
 
     Parameters
     ----------
     x : float
         The median of the last five values.
-    seen : int
-        Finite values before this one.
     evidence : float
         What the views say of `x`.
     memo : (MEMO,) float64
@@ -58,8 +57,6 @@ def weigh(x: float, seen: int, evidence: float, memo: Float64) -> float:
     away = abs(x - memo[_REFERENCE])
     if away < matters:
         evidence *= (away / matters) ** 2
-    if seen < _YOUNG:
-        evidence *= np.sqrt(seen / _YOUNG)
     return evidence
 
 
@@ -83,8 +80,9 @@ def creep(x: float, seen: int, time_ns: float, need: float, evidence: float, mem
     distance = memo[_SMOOTH] - memo[_REFERENCE]
     limit = np.inf
     if memo[_AGE] > _OLD:
+        level = abs(memo[_REFERENCE]) > _LEVEL * memo[_GAP]
         ratio = abs(distance) / (memo[_GAP] + 1e-12 * abs(memo[_REFERENCE]) + 1e-300)
-        if memo[_TOLD] == 0.0 and ratio > _RATIO and abs(distance) > _MATTERS * abs(memo[_REFERENCE]):
+        if memo[_TOLD] == 0.0 and level and ratio > _RATIO and abs(distance) > _MATTERS * abs(memo[_REFERENCE]):
             memo[_TOLD] = 1.0
             if memo[_QUIET] >= _REST:
                 evidence = max(evidence, _SURE * need)

@@ -1,9 +1,10 @@
 """The full detector: 27 views of a series, each with its own tails, one surprise.
 
 Evidence is the mean over views of (surprise of the view)^1.5, all views alike, and up to halved where the season
-explains what a row does (an open, a nightly job); a value that is stuck where it hardly ever was is evidence in
-itself. `evidence_of` and `surprise_of` translate between it and -log10 p,
-by what evidence is on series without anomalies. See `views` for what the views are and `surprise` for the tails.
+explains what a row does (an open, a nightly job); where a series' own evidence is lighter than usual it is raised
+(`own_evidence`); a value that is stuck where it hardly ever was is evidence in itself. Counts are looked at on the
+scale of their square root (`count_scale`). `evidence_of` and `surprise_of` translate between evidence and -log10 p, by
+what evidence is on series without anomalies. See `views` for what the views are and `surprise` for the tails.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from numba import njit
 from numpy.typing import NDArray
 
 from models.careful import MEMO, creep, middle, weigh
+from models.count_scale import EARLY, EARLY_FIELDS, counts_in, from_root, to_root
 from models.keyed import pack_names, rows_that_stay, unpack_names, within
 from models.novelty import LAG, MEMORIES, STRETCH
+from models.own_evidence import OWN, compare
 from models.seasonal_slots import PROFILE
 from models.surprise import (
     FIT,
@@ -36,13 +39,13 @@ from telemetry.types import Float64, Int8, Int64, Panel, Scores, SeriesKey, Stat
 
 __all__ = ["FullModel", "evidence_of", "surprise_of"]
 
-_VERSION = 2
+_VERSION = 3
 _DAY_S = 86_400
 _DAY_SLOTS = 288
 _CLOCK_SLOTS = 2049
 _N = len(VIEWS)
 _PRECEDENT = 0.8
-_YOUNG = 300.0
+_YOUNG = 1000.0
 _EXPLAINED = 4.0
 _LEAST_SHARE = 0.5
 _STUCK = 60.0
@@ -149,6 +152,9 @@ def _advance(
     moments: Float64,
     fit: Float64,
     memo: Float64,
+    early: Float64,
+    begun: Int64,
+    own: Float64,
     evidence: Float64,
     side: Int8,
     bands: Float64,
@@ -161,35 +167,56 @@ def _advance(
             x = values[w, c]
             if not np.isfinite(x):
                 continue
-            seen = int(reg[c, 0])
+            seen = int(begun[c, 0])
+            begun[c, 0] += 1
             if need > 0.0:
                 x = middle(x, seen, memo[c])
-            step_views(
-                x,
-                slots[w, clock],
-                others[w, clock],
-                angles[w, 0],
-                angles[w, 1],
-                reg[c],
-                rings[c],
-                medians[c],
-                ranks[c],
-                profile[c],
-                weights[c],
-                cov[c],
-                memory[c],
-                waiting[c],
-                views,
-                band,
-            )
-            evidence[w, c], side[w, c] = _score_views(
-                views, directed, seen, counts[c], top[c], held[c], moments[c], fit[c]
-            )
+            if seen < EARLY:  # they wait, until it is clear what kind of series this is
+                row = early[c, seen]
+                row[0], row[1], row[2] = x, slots[w, clock], others[w, clock]
+                row[3], row[4] = angles[w, 0], angles[w, 1]
+                if creeps:
+                    time_ns = float(end_ns[w]) if len(end_ns) else np.nan
+                    creep(x, seen, time_ns, max(need, _ENOUGH), 0.0, memo[c])
+                if seen + 1 < EARLY:
+                    continue
+                begun[c, 1] = 1 if counts_in(early[c]) else 0
+            for k in range(0 if seen + 1 == EARLY else EARLY - 1, EARLY):
+                if seen + 1 > EARLY:
+                    v, slot, other, cosine, sine = x, slots[w, clock], others[w, clock], angles[w, 0], angles[w, 1]
+                else:
+                    v, cosine, sine = early[c, k, 0], early[c, k, 3], early[c, k, 4]
+                    slot, other = int(early[c, k, 1]), int(early[c, k, 2])
+                step_views(
+                    to_root(v) if begun[c, 1] else v,
+                    slot,
+                    other,
+                    cosine,
+                    sine,
+                    reg[c],
+                    rings[c],
+                    medians[c],
+                    ranks[c],
+                    profile[c],
+                    weights[c],
+                    cov[c],
+                    memory[c],
+                    waiting[c],
+                    views,
+                    band,
+                )
+                at = seen if seen + 1 > EARLY else k
+                evidence[w, c], side[w, c] = _score_views(
+                    views, directed, at, counts[c], top[c], held[c], moments[c], fit[c]
+                )
+            if seen < EARLY:
+                continue
+            evidence[w, c] *= min(max(band[2] / _EXPLAINED, _LEAST_SHARE), 1.0)
+            evidence[w, c] = compare(evidence[w, c], need > 0.0, own[c])
             if seen < _YOUNG:  # tails of few values promise too much
                 evidence[w, c] *= np.sqrt(seen / _YOUNG)
-            evidence[w, c] *= min(max(band[2] / _EXPLAINED, _LEAST_SHARE), 1.0)
             if need > 0.0:
-                evidence[w, c] = weigh(x, seen, evidence[w, c], memo[c])
+                evidence[w, c] = weigh(x, evidence[w, c], memo[c])
             least = max(_STUCK_EVIDENCE, need)
             if band[3] >= _STUCK and evidence[w, c] < least:  # NaN while warming up stays
                 evidence[w, c] = least
@@ -197,9 +224,9 @@ def _advance(
                 time_ns = float(end_ns[w]) if len(end_ns) else np.nan
                 evidence[w, c] = creep(x, seen, time_ns, max(need, _ENOUGH), evidence[w, c], memo[c])
             if len(bands) > 0:
-                bands[0, w, c] = band[0]
-                bands[1, w, c] = band[0] - 3.0 * band[1]
-                bands[2, w, c] = band[0] + 3.0 * band[1]
+                for k in range(3):
+                    edge = band[0] + (0.0, -3.0, 3.0)[k] * band[1]
+                    bands[k, w, c] = from_root(edge) if begun[c, 1] else edge
 
 
 class FullModel:
@@ -257,6 +284,9 @@ class FullModel:
             "moments": np.zeros((channels, _N, 2)),
             "fit": np.zeros((channels, _N, 2, FIT)),
             "memo": np.zeros((channels, MEMO)),
+            "early": np.zeros((channels, EARLY, EARLY_FIELDS)),
+            "begun": np.zeros((channels, 2), np.int64),
+            "own": np.zeros((channels, OWN)),
         }
 
     def fit(self, history: Panel) -> None:
@@ -327,6 +357,7 @@ class FullModel:
             self._creep or self._careful > 0.0,
             *(k["reg"], k["rings"], k["medians"], k["ranks"], k["profile"], k["weights"], k["cov"]),
             *(k["memory"], k["waiting"], k["counts"], k["top"], k["held"], k["moments"], k["fit"], k["memo"]),
+            *(k["early"], k["begun"], k["own"]),
             evidence,
             side,
             bands,

@@ -15,12 +15,12 @@ from pipelines.series_files import SUFFIXES, Table, read_table
 from telemetry.errors import ConfigError, InputError, NoDataError, StoreError, TailwatchError
 from telemetry.types import Bool, Float64, Panel, SeriesKey
 
-__all__ = ["Budget", "Scored", "detect_files", "find_inputs", "parse_budget", "score_table"]
+__all__ = ["SMALL_PER_ROW", "Budget", "Scored", "detect_files", "find_inputs", "parse_budget", "score_table"]
 
 Purpose = Literal["events", "shifts", "all"]
 SHIFT_NOTE = 0.3
 """Score of a level change that is not itself an event: told, far below the alert's 0.5."""
-_SMALL = 0.0004
+SMALL_PER_ROW = 0.0004
 """Below as many false alerts a row the model must be careful."""
 _PER_DAY = {"hour": 24.0, "day": 1.0, "week": 1.0 / 7.0}
 
@@ -29,7 +29,7 @@ _PER_DAY = {"hour": 24.0, "day": 1.0, "week": 1.0 / 7.0}
 class Budget:
     """False alerts that the user accepts: in 1,000 rows, or in a day."""
 
-    per_1000: float = 0.5
+    per_1000: float = 1.0
     per_day: float | None = None
 
 
@@ -88,7 +88,7 @@ def score_table(table: Table, *, purpose: Purpose = "all", budget: Budget | None
         One surprise over all columns, with the columns that contribute most.
     """
     from detectors.policy import ALERT
-    from detectors.policy_rows import BUDGET_POWER, KEEP, THRESHOLD, USUAL, RowsPolicy
+    from detectors.policy_rows import KEEP, RowsPolicy, needed
 
     budget = budget or Budget()
     panel = _panel(table)
@@ -101,7 +101,7 @@ def score_table(table: Table, *, purpose: Purpose = "all", budget: Budget | None
         from models.ensemble import FullModel
 
         per_row = _per_row(table, budget)
-        careful = THRESHOLD * (USUAL / max(per_row, 1e-9)) ** BUDGET_POWER if per_row < _SMALL else 0.0
+        careful = needed(max(per_row, 1e-9)) if per_row < SMALL_PER_ROW else 0.0
         model = FullModel(clock=table.timed, creep=False, careful=careful)
         model.align(panel.keys)
         found = model.advance(panel).surprise

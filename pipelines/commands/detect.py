@@ -28,7 +28,7 @@ __all__ = ["command"]
 )
 @click.option(
     "--budget",
-    default="0.5/1000rows",
+    default="1/1000rows",
     show_default=True,
     help="False alerts you accept: N/1000rows, N/hour, N/day or N/week.",
 )

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detectors.policy import ALERT, EVIDENCE
-from detectors.policy_rows import AGAIN, FADE, KEEP, THRESHOLD, RowsPolicy
+from detectors.policy_rows import AGAIN, FADE, KEEP, THRESHOLD, USUAL, RowsPolicy, needed
 from models.ensemble import evidence_of, surprise_of
 from telemetry.errors import ConfigError, StoreError
 from telemetry.types import SeriesKey
@@ -52,6 +52,13 @@ def test_half_is_the_threshold():
         d = decide(RowsPolicy(), [e])
         assert (d.grade[0, 0, 0] == ALERT) is np.bool_(alert)
         assert (d.score[0, 0, 0] >= 0.5) == alert
+
+
+def test_a_smaller_budget_needs_more():
+    budgets = np.geomspace(1e-7, 0.02, 50)
+    need = np.array([needed(float(b)) for b in budgets])
+    assert np.all(np.diff(need) < 0)
+    assert needed(USUAL) == THRESHOLD
 
 
 def test_a_smaller_budget_alerts_less_and_dense_alerts_cost_more():

@@ -221,6 +221,8 @@ def test_out_that_cannot_be_a_folder(tmp_path):
 
 def test_budgets():
     assert parse_budget("0.5/1000rows") == Budget(0.5)
+    default = next(p.default for p in command.params if p.name == "budget")
+    assert parse_budget(default) == Budget() == Budget(1.0)
     assert parse_budget("7/week").per_day == pytest.approx(1.0)
     for text in ("5", "x/day", "-1/day", "1/year", "inf/day", "0/1000rows"):
         with pytest.raises(ConfigError, match="budget"):
