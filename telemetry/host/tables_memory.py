@@ -89,23 +89,20 @@ def diskstats(rows: Sequence[Line]) -> list[Field]:
 
 def numastat(node: str) -> Parser:
     """``nodeN/numastat``."""
-
-    def parse(rows: Sequence[Line]) -> list[Field]:
-        return [
-            Field(f"node_{named(row[0].text)}_total", of_labels(node=node), row[1].number)
-            for row in rows
-            if len(row) == 2 and row[1].number >= 0
-        ]
-
-    return parse
+    return _counts("node", of_labels(node=node))
 
 
 def cgroup_stat(cgroup: str, controller: str) -> Parser:
     """``cpu.stat`` and ``memory.events`` of a cgroup: lines of a name and a count."""
+    return _counts(f"cgroup_{controller}", of_labels(cgroup=cgroup))
+
+
+def _counts(metric: str, labels: tuple[tuple[str, str], ...]) -> Parser:
+    """Lines of a name and a count, below one metric's name."""
 
     def parse(rows: Sequence[Line]) -> list[Field]:
         return [
-            Field(f"cgroup_{controller}_{named(row[0].text)}_total", of_labels(cgroup=cgroup), row[1].number)
+            Field(f"{metric}_{named(row[0].text)}_total", labels, row[1].number)
             for row in rows
             if len(row) == 2 and row[1].number >= 0
         ]
