@@ -112,7 +112,10 @@ def test_accelerated_stacks_are_asked_now_and_then(tmp_path: Path) -> None:
             got |= dict(zip(map(str, b.keys), b.value.tolist(), strict=True))
     assert got == {'onload_oflow_drop_total{host="h"}': 12, 'onload_mem_drop_total{host="h"}': 1}
     assert stacks.trouble == ""
-    program.write_text("#!/bin/sh\nexit 3\n")
+    failing = tmp_path / "failing"  # put in its place at once: a program that runs just now cannot be written to
+    failing.write_text("#!/bin/sh\nexit 3\n")
+    failing.chmod(0o755)
+    failing.replace(program)
     while not stacks.trouble and time.monotonic() < end:
         time.sleep(0.02)
     assert stacks.trouble == "onload_stackdump: status 3"
