@@ -165,27 +165,22 @@ def rates_of_sweeps(values, times, held_t, held, wrap, gap, out):
         out[s, 4] = pairs
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def finish(inner, want, out):
     """Columns `want` (0 rate, 1 increment, 2 exposure in s, 3 resets, 4 samples) of the sums of windows."""
-    for w in range(inner.shape[0]):
-        for s in range(inner.shape[1]):
-            up, span, resets, samples, pairs = inner[w, s]
-            good = pairs > 0.0 and resets == 0.0
-            for c in range(want.shape[0]):
-                x = np.nan
+    for c in range(want.shape[0]):
+        for w in range(inner.shape[0]):
+            for s in range(inner.shape[1]):
+                good = (inner[w, s, 4] > 0.0) & (inner[w, s, 2] == 0.0)
+                span = inner[w, s, 1] * 1e-9
                 if want[c] == 0:
-                    if good and span > 0.0:
-                        x = up / (span * 1e-9)
+                    out[w, s, c] = inner[w, s, 0] / span if good & (span > 0.0) else np.nan
                 elif want[c] == 1:
-                    if good:
-                        x = up
+                    out[w, s, c] = inner[w, s, 0] if good else np.nan
                 elif want[c] == 2:
-                    if good:
-                        x = span * 1e-9
-                elif samples > 0.0:
-                    x = resets if want[c] == 3 else samples
-                out[w, s, c] = x
+                    out[w, s, c] = span if good else np.nan
+                else:
+                    out[w, s, c] = inner[w, s, want[c] - 1] if inner[w, s, 3] > 0.0 else np.nan
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
