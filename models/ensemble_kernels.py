@@ -1,0 +1,182 @@
+"""The full detector's arithmetic: views of a row, their evidence, then all that weighs it; score first, then learn."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from models.careful import creep, middle, weigh
+from models.count_scale import EARLY, counts_in, from_root, to_root
+from models.own_evidence import compare
+from models.surprise import GENERATION, GENERATIONS, KEEP, REFIT_EVERY, WARM_UP, tail_put, tail_refit, tail_score
+from models.views import step_views
+from telemetry.types import Float64, Int8, Int64
+
+__all__ = ["advance_full"]
+
+_PRECEDENT = 0.8
+_YOUNG = 1000.0
+_EXPLAINED = 4.0
+_LEAST_SHARE = 0.5
+_STUCK = 60.0
+_STUCK_EVIDENCE = 2.5
+_ENOUGH = 2.0
+
+
+@njit(cache=True, nogil=True)
+def _score_views(
+    views: Float64,
+    directed: NDArray[np.bool_],
+    seen: int,
+    counts: Int64,
+    top: NDArray[np.float32],
+    held: NDArray[np.int32],
+    moments: Float64,
+    fit: Float64,
+) -> tuple[float, int]:
+    """Evidence of one row of views and its side; then the tails learn it. NaN while warming up."""
+    evidence: float = 0.0
+    lean: float = 0.0
+    total = counts.sum()
+    g = (seen // GENERATION) % GENERATIONS
+    if seen % GENERATION == 0:
+        counts[g] = 0
+        held[:, :, g] = 0
+    counts[g] += 1
+    gain = max(1.0 / (seen + 1.0), 1.0 / GENERATION)
+    every = REFIT_EVERY if seen < 1000 else 2 * REFIT_EVERY
+    for v in range(len(views)):
+        x = float(np.float32(views[v]))
+        if not np.isfinite(x):
+            x = 0.0
+        if seen >= WARM_UP:
+            high: float = 0.0  # rows of arrays cost atomic counts: only the few values that need them
+            low: float = 0.0
+            if x > fit[v, 0, 0]:
+                high = tail_score(x, top[v, 0], held[v, 0], total, seen, fit[v, 0], _PRECEDENT)
+            if -x > fit[v, 1, 0]:
+                low = tail_score(-x, top[v, 1], held[v, 1], total, seen, fit[v, 1], _PRECEDENT)
+            best = max(high, low)
+            if best > 0.0:
+                best *= np.sqrt(best)
+                evidence += best
+                if directed[v]:
+                    lean += best if high >= low else -best
+        d = x - moments[v, 0]
+        moments[v, 0] += gain * d
+        moments[v, 1] += gain * (d * d * (1.0 - gain) - moments[v, 1])
+        if held[v, 0, g] < KEEP or x > top[v, 0, g, 0]:
+            held[v, 0, g] = tail_put(top[v, 0, g], held[v, 0, g], x)
+        if held[v, 1, g] < KEEP or -x > top[v, 1, g, 0]:
+            held[v, 1, g] = tail_put(top[v, 1, g], held[v, 1, g], -x)
+        if seen + 1 == WARM_UP or (seen >= WARM_UP and (seen + 7 * v) % every == 0):
+            spread = np.sqrt(max(moments[v, 1], 0.0))
+            tail_refit(top[v, 0], held[v, 0], counts, spread, fit[v, 0])
+            tail_refit(top[v, 1], held[v, 1], counts, spread, fit[v, 1])
+    if seen < WARM_UP:
+        return np.nan, 0
+    return evidence / len(views), int(np.sign(lean))
+
+
+@njit(cache=True, nogil=True)
+def advance_full(
+    values: Float64,
+    width: int,
+    slots: NDArray[np.int32],
+    others: Int8,
+    angles: Float64,
+    directed: NDArray[np.bool_],
+    end_ns: Int64,
+    need: float,
+    creeps: bool,
+    reg: Float64,
+    rings: Float64,
+    medians: Float64,
+    ranks: Float64,
+    profile: Float64,
+    weights: Float64,
+    cov: Float64,
+    memory: NDArray[np.float32],
+    waiting: NDArray[np.float32],
+    counts: Int64,
+    top: NDArray[np.float32],
+    held: NDArray[np.int32],
+    moments: Float64,
+    fit: Float64,
+    memo: Float64,
+    early: Float64,
+    begun: Int64,
+    own: Float64,
+    evidence: Float64,
+    side: Int8,
+    bands: Float64,
+) -> None:
+    views = np.zeros(len(directed))
+    band = np.zeros(4)
+    for c in range(values.shape[1]):
+        clock = (c // width) % slots.shape[1]
+        for w in range(values.shape[0]):
+            x = values[w, c]
+            if not np.isfinite(x):
+                continue
+            seen = int(begun[c, 0])
+            begun[c, 0] += 1
+            if need > 0.0:
+                x = middle(x, seen, memo[c])
+            if seen < EARLY:  # they wait, until it is clear what kind of series this is
+                row = early[c, seen]
+                row[0], row[1], row[2] = x, slots[w, clock], others[w, clock]
+                row[3], row[4] = angles[w, 0], angles[w, 1]
+                if creeps:
+                    time_ns = float(end_ns[w]) if len(end_ns) else np.nan
+                    creep(x, seen, time_ns, max(need, _ENOUGH), 0.0, memo[c])
+                if seen + 1 < EARLY:
+                    continue
+                begun[c, 1] = 1 if counts_in(early[c]) else 0
+            for k in range(0 if seen + 1 == EARLY else EARLY - 1, EARLY):
+                if seen + 1 > EARLY:
+                    v, slot, other, cosine, sine = x, slots[w, clock], others[w, clock], angles[w, 0], angles[w, 1]
+                else:
+                    v, cosine, sine = early[c, k, 0], early[c, k, 3], early[c, k, 4]
+                    slot, other = int(early[c, k, 1]), int(early[c, k, 2])
+                step_views(
+                    to_root(v) if begun[c, 1] else v,
+                    slot,
+                    other,
+                    cosine,
+                    sine,
+                    reg[c],
+                    rings[c],
+                    medians[c],
+                    ranks[c],
+                    profile[c],
+                    weights[c],
+                    cov[c],
+                    memory[c],
+                    waiting[c],
+                    views,
+                    band,
+                )
+                at = seen if seen + 1 > EARLY else k
+                evidence[w, c], side[w, c] = _score_views(
+                    views, directed, at, counts[c], top[c], held[c], moments[c], fit[c]
+                )
+            if seen < EARLY:
+                continue
+            evidence[w, c] *= min(max(band[2] / _EXPLAINED, _LEAST_SHARE), 1.0)
+            evidence[w, c] = compare(evidence[w, c], need > 0.0, own[c])
+            if seen < _YOUNG:  # tails of few values promise too much
+                evidence[w, c] *= np.sqrt(seen / _YOUNG)
+            if need > 0.0:
+                evidence[w, c] = weigh(x, evidence[w, c], memo[c])
+            least = max(_STUCK_EVIDENCE, need)
+            if band[3] >= _STUCK and evidence[w, c] < least:  # NaN while warming up stays
+                evidence[w, c] = least
+            if creeps:
+                time_ns = float(end_ns[w]) if len(end_ns) else np.nan
+                evidence[w, c] = creep(x, seen, time_ns, max(need, _ENOUGH), evidence[w, c], memo[c])
+            if len(bands) > 0:
+                for k in range(3):
+                    edge = band[0] + (0.0, -3.0, 3.0)[k] * band[1]
+                    bands[k, w, c] = from_root(edge) if begun[c, 1] else edge
