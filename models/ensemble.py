@@ -21,9 +21,10 @@ from models.ensemble_kernels import advance_full
 from models.keyed import ChannelState, within
 from models.novelty import LAG, MEMORIES, STRETCH
 from models.own_evidence import OWN
+from models.rolling import RING
 from models.seasonal_slots import PROFILE
 from models.surprise import FIT, GENERATIONS, KEEP
-from models.views import DIRECTED, RANKS, REGISTERS, RING, RLS, VIEWS
+from models.views import DIRECTED, RANKS, REGISTERS, RLS, VIEWS
 from telemetry.errors import ConfigError, StoreError
 from telemetry.types import Float64, Int8, Panel, Scores, SeriesKey, State
 

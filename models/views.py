@@ -12,10 +12,11 @@ from numba import njit
 from numpy.typing import NDArray
 
 from models.novelty import LAG, MEMORIES, SCALES, nearest
+from models.rolling import RING, back, median, ordered_add, ordered_swap, place, roll, roll_square
 from models.seasonal_slots import learn_slot, predict_slot
 from telemetry.types import Float64
 
-__all__ = ["DIRECTED", "RANKS", "REGISTERS", "RING", "RLS", "VIEWS", "step_views"]
+__all__ = ["DIRECTED", "RANKS", "REGISTERS", "RLS", "VIEWS", "step_views"]
 
 VIEWS = (
     *("ewma", "median", "mean_of_3", "difference", "autoregression", "local_residual", "local_difference"),
@@ -28,7 +29,6 @@ VIEWS = (
 DIRECTED = tuple(i for i, v in enumerate(VIEWS) if i < 15 or v.startswith(("mean_", "slow", "max_")))
 """Views whose sign says whether the series is high or low."""
 
-RING = 512
 RANKS = 1000
 ORDER = 6
 RLS = ORDER + 2
@@ -38,78 +38,6 @@ _ERR0, _ERR1, _ERR2, _X48, _Z24, _Z72, _Z144, _K32, _K128, _K24, _KK24, _R24, _R
 _SAME, _UNIT, _RUN, _EQUALS, _V0 = range(28, 33)
 _LO = (0, 1, 2, 4, 8, 16, 32)
 _HI = (0, 1, 3, 7, 15, 31, 63)
-
-
-@njit(cache=True, nogil=True)
-def _place(a: Float64, n: int, value: float) -> int:
-    lo, hi = 0, n
-    while lo < hi:
-        mid = (lo + hi) >> 1
-        if a[mid] < value:
-            lo = mid + 1
-        else:
-            hi = mid
-    return lo
-
-
-@njit(cache=True, nogil=True)
-def _ordered_add(a: Float64, n: int, value: float) -> None:
-    at = _place(a, n, value)
-    for j in range(n, at, -1):
-        a[j] = a[j - 1]
-    a[at] = value
-
-
-@njit(cache=True, nogil=True)
-def _ordered_swap(a: Float64, n: int, old: float, new: float) -> None:
-    """Take `old` out of the ascending ``a[:n]`` and put `new` in, moving only what lies between."""
-    at = _place(a, n, old)
-    to = _place(a, n, new)
-    if to > at:
-        to -= 1
-        for j in range(at, to):
-            a[j] = a[j + 1]
-    else:
-        for j in range(at, to, -1):
-            a[j] = a[j - 1]
-    a[to] = new
-
-
-@njit(cache=True, nogil=True)
-def _median(a: Float64, n: int) -> float:
-    return a[n >> 1] if n & 1 else 0.5 * (a[(n >> 1) - 1] + a[n >> 1])
-
-
-@njit(cache=True, nogil=True)
-def _back(ring: Float64, i: int, first: int, last: int) -> float:
-    """Sum of a ring over the samples `first` to `last` before sample i (both included; 0 is i itself)."""
-    total = 0.0
-    for b in range(first, min(last, i) + 1):
-        total += ring[(i - b) % RING]
-    return total
-
-
-@njit(cache=True, nogil=True)
-def _roll(ring: Float64, i: int, width: int, total: float) -> float:
-    """Running sum of the last `width` samples, sample i included; afresh when the ring comes round."""
-    if i % RING == 0:
-        return _back(ring, i, 0, width - 1)
-    total += ring[i % RING]
-    if i >= width:
-        total -= ring[(i - width) % RING]
-    return total
-
-
-@njit(cache=True, nogil=True)
-def _roll_square(ring: Float64, i: int, width: int, total: float) -> float:
-    """The same of squares, also afresh when a value leaves that made up most of the sum."""
-    left = ring[(i - width) % RING] ** 2 if i >= width else 0.0
-    if i % RING == 0 or left > 0.5 * total:
-        total = 0.0
-        for b in range(min(width - 1, i) + 1):
-            total += ring[(i - b) % RING] ** 2
-        return total
-    return total + ring[i % RING] ** 2 - left
 
 
 @njit(cache=True, nogil=True)
@@ -163,7 +91,7 @@ def _stretch(i: int, reg: Float64, ring: Float64, query: NDArray[np.float32]) ->
     for k in range(SCALES):
         lo, hi = _LO[k], _HI[k]
         if k < 4 or i % RING == 0:
-            total = _back(ring, i, lo, hi)
+            total = back(ring, i, lo, hi)
         else:
             total = reg[_V0 + k]
             if i >= lo:
@@ -258,8 +186,8 @@ def step_views(
     level = reg[_LEVEL]
     out[0] = x - level
     n48, n144 = min(i, 48), min(i, 144)
-    out[1] = x - _median(medians[0], n48) if i > 0 else 0.0
-    out[2] = _back(ring, i, 0, 2) / min(i + 1, 3) - (_median(medians[1], n144) if i > 0 else x)
+    out[1] = x - median(medians[0], n48) if i > 0 else 0.0
+    out[2] = back(ring, i, 0, 2) / min(i + 1, 3) - (median(medians[1], n144) if i > 0 else x)
 
     # season
     p = np.empty(7)
@@ -292,9 +220,9 @@ def step_views(
 
     # means of the seasonal residual
     resid[at], scaled[at] = r, z
-    reg[_Z24] = _roll(scaled, i, 24, reg[_Z24])
-    reg[_Z72] = _roll(scaled, i, 72, reg[_Z72])
-    reg[_Z144] = _roll(scaled, i, 144, reg[_Z144])
+    reg[_Z24] = roll(scaled, i, 24, reg[_Z24])
+    reg[_Z72] = roll(scaled, i, 72, reg[_Z72])
+    reg[_Z144] = roll(scaled, i, 144, reg[_Z144])
     six, twelve, square6, square12, sum12 = 0.0, 0.0, 0.0, 0.0, 0.0
     odd: float = 0.0
     for b in range(min(12, i + 1)):
@@ -319,32 +247,32 @@ def step_views(
 
     # ranks
     held = min(i, RANKS)
-    place: float = 0.0
+    standing: float = 0.0
     if held > 0:
-        lo = _place(ranks[1], held, r)
+        lo = place(ranks[1], held, r)
         hi = lo
         while hi < held and ranks[1, hi] == r:
             hi += 1
-        place = 0.5 * (lo + hi + 1) / (held + 1.0) - 0.5
+        standing = 0.5 * (lo + hi + 1) / (held + 1.0) - 0.5
     if held == RANKS:
-        _ordered_swap(ranks[1], held, ranks[0, i % RANKS], r)
+        ordered_swap(ranks[1], held, ranks[0, i % RANKS], r)
     else:
-        _ordered_add(ranks[1], held, r)
+        ordered_add(ranks[1], held, r)
     ranks[0, i % RANKS] = r
-    rank[at] = place
-    reg[_K32] = _roll(rank, i, 32, reg[_K32])
-    reg[_K128] = _roll(rank, i, 128, reg[_K128])
-    reg[_K24] = _roll(rank, i, 24, reg[_K24])
-    reg[_KK24] = _roll_square(rank, i, 24, reg[_KK24])
-    out[12] = _back(rank, i, 0, 7) / min(i + 1, 8)
+    rank[at] = standing
+    reg[_K32] = roll(rank, i, 32, reg[_K32])
+    reg[_K128] = roll(rank, i, 128, reg[_K128])
+    reg[_K24] = roll(rank, i, 24, reg[_K24])
+    reg[_KK24] = roll_square(rank, i, 24, reg[_KK24])
+    out[12] = back(rank, i, 0, 7) / min(i + 1, 8)
     out[13] = reg[_K32] / min(i + 1, 32)
     out[14] = reg[_K128] / min(i + 1, 128)
 
     # spread
-    reg[_R24] = _roll(resid, i, 24, reg[_R24])
-    reg[_RR24] = _roll_square(resid, i, 24, reg[_RR24])
-    reg[_R288] = _roll(resid, i, 288, reg[_R288])
-    reg[_RR288] = _roll_square(resid, i, 288, reg[_RR288])
+    reg[_R24] = roll(resid, i, 24, reg[_R24])
+    reg[_RR24] = roll_square(resid, i, 24, reg[_RR24])
+    reg[_R288] = roll(resid, i, 288, reg[_R288])
+    reg[_RR288] = roll_square(resid, i, 288, reg[_RR288])
     n24, n288 = min(i + 1, 24), min(i + 1, 288)
     short = max(reg[_RR24] / n24 - (reg[_R24] / n24) ** 2, 0.0) + quiet
     long = max(reg[_RR288] / n288 - (reg[_R288] / n288) ** 2, 0.0) + quiet
@@ -374,7 +302,7 @@ def step_views(
     reg[_VAR002] += max(0.002, age) * (off * off - reg[_VAR002])
 
     # where it is
-    reg[_X48] = _roll(ring, i, 48, reg[_X48])
+    reg[_X48] = roll(ring, i, 48, reg[_X48])
     out[23] = mean12
     out[24] = reg[_X48] / min(i + 1, 48)
     out[25] = reg[_LEVEL02] - reg[_LEVEL002]
@@ -386,11 +314,11 @@ def step_views(
     reg[_LEVEL005] += max(0.005, age) * (x - reg[_LEVEL005])
     reg[_LEVEL002] += max(0.002, age) * (x - reg[_LEVEL002])
     if n48 == 48:
-        _ordered_swap(medians[0], 48, ring[(i - 48) % RING], x)
+        ordered_swap(medians[0], 48, ring[(i - 48) % RING], x)
     else:
-        _ordered_add(medians[0], n48, x)
+        ordered_add(medians[0], n48, x)
     if n144 == 144:
-        _ordered_swap(medians[1], 144, ring[(i - 144) % RING], x)
+        ordered_swap(medians[1], 144, ring[(i - 144) % RING], x)
     else:
-        _ordered_add(medians[1], n144, x)
+        ordered_add(medians[1], n144, x)
     reg[_N] = i + 1.0
