@@ -437,7 +437,12 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
             pay = end
         i64[c.PAYLOAD, i] = pay
         i32[c.PLEN, i] = plen
-        i32[c.PCAP, i] = max(min(plen, end - pay, limit - pay), 0) if pay >= 0 else -1
+        size = max(min(plen, end - pay, limit - pay), 0) if pay >= 0 else int64(-1)
+        i32[c.PCAP, i] = size
+        told = proto == 17 and size >= 20
+        u64[c.HEAD0, i] = be64(data, pay) if told else uint64(0)
+        u64[c.HEAD1, i] = be64(data, pay + 8) if told else uint64(0)
+        u64[c.HEAD2, i] = uint64(be32(data, pay + 16)) if told else uint64(0)
         i64[c.L3_END, i] = l3_end
         if 0 <= l3_end <= off + cap - 15:
             dirty |= c.HAS_TRAILER

@@ -69,14 +69,11 @@ from telemetry.wire.formats import (
     parse,
     parse_mold,
 )
-from telemetry.wire.prefetch import prefetch
 
-__all__ = ["AHEAD", "ROWS_EACH", "feed", "ranges", "sweep"]
+__all__ = ["ROWS_EACH", "feed", "ranges", "sweep"]
 
 ROWS_EACH: Final = 2 * GAP_SLOTS + 8
 """Most rows that one packet gives, but for the sweep."""
-AHEAD: Final = 16
-"""Packets ahead for whose payload the processor is told to go."""
 
 _NULL: Final = np.iinfo(np.int64).min
 
@@ -101,8 +98,10 @@ def ranges(rows):  # type: ignore[no-untyped-def]
     """Those of the rows that tell of missing numbers."""
     n = 0
     for i in range(len(rows)):
-        n += rows[i, 0] == GAP or rows[i, 0] == LOST_BOTH
+        n += (rows[i, 0] == GAP) | (rows[i, 0] == LOST_BOTH)
     found = np.empty((n, rows.shape[1]), np.int64)
+    if n == 0:
+        return found
     n = 0
     for i in range(len(rows)):
         if rows[i, 0] == GAP or rows[i, 0] == LOST_BOTH:
@@ -113,15 +112,14 @@ def ranges(rows):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def feed(  # type: ignore[no-untyped-def]
-    start, n, times, flow, poff, plen, pcap, data, group_of, groups, heads, meta, clock, stable, state, gaps, pair,
-    pgaps, content, counts, head, lines, out,
+    start, n, times, flow, poff, plen, pcap, data, head0, head1, head2, group_of, groups, heads, meta, clock, stable,
+    state, gaps, pair, pgaps, content, counts, head, lines, out, k,
 ):  # fmt: skip
-    """Feed packets from `start`; return (next packet, rows written).
+    """Feed packets from `start`, put rows behind the first `k`; return (next packet, rows).
 
     A group whose format has just been told is replayed from what was kept of it (`clock`: tick, group to
     replay + 1, packet of it). Stops early where `out` might not hold what the next packet finds.
     """
-    k = 0
     i = start
     replay, place = clock[1] - 1, clock[2]
     tick_end = (clock[0] + 1) * TICK_NS if clock[0] != _NULL else _NULL
@@ -145,9 +143,6 @@ def feed(  # type: ignore[no-untyped-def]
         else:
             if i >= n:
                 break
-            soon = i + AHEAD
-            if soon < n and flow[soon] >= 0 and group_of[flow[soon]] >= 0:
-                prefetch(data, poff[soon])
             f = flow[i]
             if f < 0:
                 i += 1
@@ -175,7 +170,7 @@ def feed(  # type: ignore[no-untyped-def]
             if code == MOLD:
                 s = groups[g, G_STREAM] - 1
                 channel = state[s, S_CHANNEL] if s >= 0 else np.int64(0)
-                fits, seq, step = mold_again(data, poff[i], np.int64(pcap[i]), channel)
+                fits, seq, step = mold_again(head0[i], head1[i], head2[i], pcap[i], channel)
                 fits = fits and s >= 0
                 sent, kind = np.int64(_NULL), np.int64(DATA if step > 0 else HEARTBEAT)
                 if not fits:
