@@ -215,6 +215,7 @@ class Arena:
         self.f32 = np.full((1, width), np.nan, np.float32)
         self.i64[TIME] = self.i64[HW_TIME] = NULL
         self._n = 0
+        self._columns: list[Any] = []  # of the first `_n` rows
         self.dirty = 0
 
     def clean(self) -> None:
@@ -250,11 +251,12 @@ class Arena:
             self.u64[DST_HI, :n] = 0
         if dirty & HAS_RECOVERED:
             self.u8[RECOVERED, :n] = 0
-        self._n = self.dirty = 0
+        self.dirty = 0
 
     def packets(self, n: int, data: U8s, source: str, file: int) -> Packets:
         """The first `n` rows, as named columns."""
+        if n != self._n or not self._columns:  # most batches are as long as the one before
+            blocks = (self.i64, self.u64, self.i32, self.i16, self.u8, self.f32)
+            self._columns = [column for block in blocks for column in block[:, :n]]
         self._n = n
-        i64, u64, i32, i16, u8 = self.i64[:, :n], self.u64[:, :n], self.i32[:, :n], self.i16[:, :n], self.u8[:, :n]
-        columns: list[Any] = [*i64, *u64, *i32, *i16, *u8, self.f32[0, :n]]
-        return Packets(n, source, file, self.dirty, data, *columns)
+        return Packets(n, source, file, self.dirty, data, *self._columns)

@@ -67,6 +67,7 @@ def _forget(state, f, pool, free):  # type: ignore[no-untyped-def]
         pool[at, U_LINK] = free[0]
         free[0] = at
         at = link
+    free[1] -= state[f, T_COUNT]
     state[f, T_HEAD] = state[f, T_COUNT] = 0
 
 
@@ -198,6 +199,7 @@ def segments(  # type: ignore[no-untyped-def]
                 pool[u, U_SEQ], pool[u, U_NEXT], pool[u, U_TIME], pool[u, U_LINK] = seq, after, t, state[f, T_HEAD] - 1
                 state[f, T_HEAD] = u + 1
                 state[f, T_COUNT] += 1
+                free[1] += 1
             else:
                 counts[1] += 1
         if not told & _PROBE and (nextseq == 0 or _gt(after, nextseq)):
@@ -241,6 +243,7 @@ def segments(  # type: ignore[no-untyped-def]
                 pool[at, U_LINK] = free[0]
                 free[0] = at
                 state[r, T_COUNT] -= 1
+                free[1] -= 1
                 at = link
             state[r, T_LOW] = low
             if sent != _NULL:
