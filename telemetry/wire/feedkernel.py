@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 from numba import njit
 
+from telemetry.wire.chosen import of_flows
 from telemetry.wire.feedgaps import put, settle
 from telemetry.wire.feedlines import agree, restart_union, union
 from telemetry.wire.feedstate import (
@@ -120,7 +121,8 @@ def feed(  # type: ignore[no-untyped-def]
     A group whose format has just been told is replayed from what was kept of it (`clock`: tick, group to
     replay + 1, packet of it). Stops early where `out` might not hold what the next packet finds.
     """
-    i = start
+    chosen = of_flows(start, n, flow, group_of)
+    at = 0
     replay, place = clock[1] - 1, clock[2]
     tick_end = (clock[0] + 1) * TICK_NS if clock[0] != _NULL else _NULL
     while True:
@@ -141,17 +143,14 @@ def feed(  # type: ignore[no-untyped-def]
             channel, seq, step, kind = head[CHANNEL], head[SEQ], head[STEP], head[KIND]
             sent, digest = head[SENT], head[CONTENT]
         else:
-            if i >= n:
+            if at >= len(chosen):
                 break
-            f = flow[i]
-            if f < 0:
-                i += 1
-                continue
-            g = np.int64(group_of[f])
-            if g < 0 or groups[g, G_FORMAT] == NONE or plen[i] <= 0 or times[i] == _NULL:
-                i += 1
-                continue
+            i = chosen[at]
+            g = np.int64(group_of[flow[i]])
             t = times[i]
+            if groups[g, G_FORMAT] == NONE or plen[i] <= 0 or t == _NULL:
+                at += 1
+                continue
             if t >= tick_end:
                 if clock[0] != _NULL:
                     if k + ROWS_EACH + (GAP_SLOTS + 1) * counts[0] + GAP_SLOTS * counts[1] > len(out):
@@ -165,7 +164,7 @@ def feed(  # type: ignore[no-untyped-def]
                     tell(g, groups, heads, meta, head)
                     groups[g, G_SINCE] = t
                     replay, place = g, np.int64(0)
-                i += 1
+                at += 1
                 continue
             if code == MOLD:
                 s = groups[g, G_STREAM] - 1
@@ -182,7 +181,7 @@ def feed(  # type: ignore[no-untyped-def]
                 fits = parse(code, data, poff[i], np.int64(pcap[i]), np.int64(plen[i]), head)
                 channel, seq, step, kind = head[CHANNEL], head[SEQ], head[STEP], head[KIND]
                 sent, digest = head[SENT], head[CONTENT]
-            i += 1
+            at += 1
         if not fits:
             counts[2] += 1
             continue
@@ -234,4 +233,4 @@ def feed(  # type: ignore[no-untyped-def]
             continue
         content[c, 0], content[c, 1], content[c, 2] = np.int64(h), s + 1, t
     clock[1], clock[2] = replay + 1, place
-    return i, k
+    return chosen[at] if at < len(chosen) else n, k

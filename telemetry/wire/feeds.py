@@ -91,7 +91,7 @@ class Feeds:
             if name not in (*FORMATS, SOUP):
                 raise ConfigError(f"feed {destination}: expected one of {', '.join((*FORMATS, SOUP))}, got {name!r}")
         self._configured = {d: name for d, name in (formats or {}).items() if name != SOUP}
-        self._group_of = np.empty(0, np.int32)
+        self._group_of = np.full(64, -1, np.int32)
         self._known = 0
         self._by_destination: dict[tuple[int, int, int], int] = {}
         self._group_names: list[str] = []

@@ -13,6 +13,8 @@ from typing import Final
 import numpy as np
 from numba import njit
 
+from telemetry.wire.chosen import of_protocol
+
 __all__ = ["EVENTS", "MOST_UNACKED", "TCP_FIELDS", "segments"]
 
 MOST_UNACKED: Final = 10_000
@@ -90,9 +92,7 @@ def segments(  # type: ignore[no-untyped-def]
     sender, windows and resets to the segment's. `counts`: segments, segments not remembered.
     """
     k = 0
-    for i in range(n):
-        if proto[i] != 6:
-            continue
+    for i in of_protocol(n, proto, 6):
         f = np.int64(flow[i])
         if f < 0 or frag[i] != 0 or flagss[i] < 0 or times[i] == _NULL:
             continue
