@@ -30,6 +30,7 @@ I64_COLUMNS: Final = (
 )  # fmt: skip
 U64_COLUMNS: Final = (
     "src_hi", "src_lo", "dst_hi", "dst_lo", "outer_src_hi", "outer_src_lo", "outer_dst_hi", "outer_dst_lo",
+    "head0", "head1", "head2",
 )  # fmt: skip
 I32_COLUMNS: Final = (
     "interface", "cap_len", "wire_len", "linktype", "ether_type", "src_port", "dst_port", "ip_id",
@@ -42,7 +43,7 @@ F32_COLUMNS: Final = ("hw_sub_ns",)
 (TIME, HW_TIME, FRAME, PAYLOAD, SEQ, ACK, TS_VAL, TS_ECR, SACK0_LO, SACK0_HI, SACK1_LO, SACK1_HI, TUNNEL_ID, L3_END) = (
     range(14)
 )
-SRC_HI, SRC_LO, DST_HI, DST_LO, OSRC_HI, OSRC_LO, ODST_HI, ODST_LO = range(8)
+SRC_HI, SRC_LO, DST_HI, DST_LO, OSRC_HI, OSRC_LO, ODST_HI, ODST_LO, HEAD0, HEAD1, HEAD2 = range(11)
 (IFACE, CAP, WIRE, LINK, ETYPE, SPORT, DPORT, IPID, PLEN, PCAP, WINDOW, MSS, VLAN, VLAN2, HW_DEV, HW_PORT) = range(16)
 PROTO, TTL, FLAGS, WSCALE, SACKS, MTYPE, MCODE = range(7)
 VERSION, FRAG, TUNNEL, RECOVERED, OVERSION = range(5)
@@ -114,6 +115,9 @@ class Packets:
         ICMP and ICMPv6 type and code, IGMP type, ARP operation.
     payload_off, payload_len, payload_cap
         UDP or TCP payload (else the IP payload): where, how long by the IP length, how much of it was captured.
+    head0, head1, head2 : (n,) uint64
+        The first 20 bytes of a UDP payload as big-endian numbers of 8, 8 and 4 bytes (0 if fewer were captured): most
+        of what a feed's packet says, taken while it is near. A batch's bytes are more than a cache holds.
     tunnel, tunnel_id, outer_version, outer_src_hi, ...
         Code of the outermost tunnel (`TUNNELS`), its id (VXLAN network, GRE key, ERSPAN session), and its IP addresses.
     l3_end : (n,) int64
@@ -149,6 +153,9 @@ class Packets:
     outer_src_lo: U64s
     outer_dst_hi: U64s
     outer_dst_lo: U64s
+    head0: U64s
+    head1: U64s
+    head2: U64s
     interface: I32s
     cap_len: I32s
     wire_len: I32s
@@ -208,6 +215,7 @@ class Arena:
         self.f32 = np.full((1, width), np.nan, np.float32)
         self.i64[TIME] = self.i64[HW_TIME] = NULL
         self._n = 0
+        self._columns: list[Any] = []  # of the first `_n` rows
         self.dirty = 0
 
     def clean(self) -> None:
@@ -243,11 +251,12 @@ class Arena:
             self.u64[DST_HI, :n] = 0
         if dirty & HAS_RECOVERED:
             self.u8[RECOVERED, :n] = 0
-        self._n = self.dirty = 0
+        self.dirty = 0
 
     def packets(self, n: int, data: U8s, source: str, file: int) -> Packets:
         """The first `n` rows, as named columns."""
+        if n != self._n or not self._columns:  # most batches are as long as the one before
+            blocks = (self.i64, self.u64, self.i32, self.i16, self.u8, self.f32)
+            self._columns = [column for block in blocks for column in block[:, :n]]
         self._n = n
-        i64, u64, i32, i16, u8 = self.i64[:, :n], self.u64[:, :n], self.i32[:, :n], self.i16[:, :n], self.u8[:, :n]
-        columns: list[Any] = [*i64, *u64, *i32, *i16, *u8, self.f32[0, :n]]
-        return Packets(n, source, file, self.dirty, data, *columns)
+        return Packets(n, source, file, self.dirty, data, *self._columns)

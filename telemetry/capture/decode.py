@@ -32,8 +32,11 @@ from telemetry.capture.layers import (
     be32,
     be64,
     behind_labels,
+    behind_llc,
+    behind_ppp,
     behind_tag,
     first_layer,
+    outer,
     tcp_options,
 )
 from telemetry.capture.tunnels import ETHERIP, IN4_4, IN4_6, IN6_4, IN6_6, IN_MPLS, gre, udp_tunnel
@@ -158,47 +161,15 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                         etype = et
                     continue
             if step == LLC:
-                if (
-                    o + 8 <= end
-                    and data[uint64(o)] == 0xAA
-                    and data[uint64(o + 1)] == 0xAA
-                    and data[uint64(o + 2)] == 3
-                ):
-                    oui = (data[uint64(o + 3)] << 16) | (data[uint64(o + 4)] << 8) | data[uint64(o + 5)]
-                    et = be16(data, o + 6)
-                    if (oui != 0 and oui != 0xF8) or et <= 1500:
-                        break
-                    o += 8
-                    step = TYPE
-                    if depth == 0:
-                        etype = et
+                step, o, et = behind_llc(data, o, end)
+                if step == TYPE and depth == 0:
+                    etype = et
+                if step != IP4:
                     continue
-                if o + 3 <= end and data[uint64(o)] == 6 and data[uint64(o + 1)] == 6 and data[uint64(o + 2)] == 3:
-                    o += 3
-                    step = IP4
-                else:
-                    break
             if step == PPP:
-                if o + 2 <= end and data[uint64(o)] == 0xFF and data[uint64(o + 1)] == 3:
-                    o += 2
-                if o + 2 > end:
-                    break
-                if data[uint64(o)] & 1:
-                    kind = int64(data[uint64(o)])
-                    o += 1
-                else:
-                    kind = int64(be16(data, o))
-                    o += 2
-                if kind == 0x21:
-                    step = IP4
-                elif kind == 0x57:
-                    step = IP6
-                elif kind == 0x281:
-                    et = MPLS
-                    step = TYPE
+                step, o, et = behind_ppp(data, o, end)
+                if step == TYPE or step == STOP:  # noqa: SIM109 (numba: no tuple)
                     continue
-                else:
-                    break
             if step == GUESS:
                 if o >= end:
                     break
@@ -219,11 +190,7 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                 if size < 20 or (total != 0 and total < size):
                     break
                 if depth == 1:
-                    u8[c.OVERSION, i] = version
-                    u64[c.OSRC_HI, i] = src_hi
-                    u64[c.OSRC_LO, i] = src_lo
-                    u64[c.ODST_HI, i] = dst_hi
-                    u64[c.ODST_LO, i] = dst_lo
+                    outer(i, version, src_hi, src_lo, dst_hi, dst_lo, u64, u8)
                 version = 4
                 src_hi = uint64(0)
                 dst_hi = uint64(0)
@@ -254,11 +221,7 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
                 if o + 40 > end or data[uint64(o)] >> 4 != 6:
                     break
                 if depth == 1:
-                    u8[c.OVERSION, i] = version
-                    u64[c.OSRC_HI, i] = src_hi
-                    u64[c.OSRC_LO, i] = src_lo
-                    u64[c.ODST_HI, i] = dst_hi
-                    u64[c.ODST_LO, i] = dst_lo
+                    outer(i, version, src_hi, src_lo, dst_hi, dst_lo, u64, u8)
                 version = 6
                 src_hi = be64(data, o + 8)
                 src_lo = be64(data, o + 16)
@@ -411,11 +374,7 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
             u8[c.TUNNEL, i] = tunnel
             i64[c.TUNNEL_ID, i] = tunnel_id
             if depth == 1:  # nothing decoded inside: the tunnel's own addresses are both
-                u8[c.OVERSION, i] = version
-                u64[c.OSRC_HI, i] = src_hi
-                u64[c.OSRC_LO, i] = src_lo
-                u64[c.ODST_HI, i] = dst_hi
-                u64[c.ODST_LO, i] = dst_lo
+                outer(i, version, src_hi, src_lo, dst_hi, dst_lo, u64, u8)
             dirty |= c.HAS_TUNNEL
         elif depth > 1:
             dirty |= c.HAS_TUNNEL
@@ -437,7 +396,12 @@ def decode(data: U8s, start: int, stop: int, i64: I64s, u64: U64s, i32: I32s, i1
             pay = end
         i64[c.PAYLOAD, i] = pay
         i32[c.PLEN, i] = plen
-        i32[c.PCAP, i] = max(min(plen, end - pay, limit - pay), 0) if pay >= 0 else -1
+        size = max(min(plen, end - pay, limit - pay), 0) if pay >= 0 else int64(-1)
+        i32[c.PCAP, i] = size
+        told = proto == 17 and size >= 20
+        u64[c.HEAD0, i] = be64(data, pay) if told else uint64(0)
+        u64[c.HEAD1, i] = be64(data, pay + 8) if told else uint64(0)
+        u64[c.HEAD2, i] = uint64(be32(data, pay + 16)) if told else uint64(0)
         i64[c.L3_END, i] = l3_end
         if 0 <= l3_end <= off + cap - 15:
             dirty |= c.HAS_TRAILER

@@ -11,11 +11,11 @@ from __future__ import annotations
 from numba import njit
 
 from telemetry.capture import columns as c
-from telemetry.capture.columns import NULL, I16s, I32s, I64s, U8s, int64, uint64
+from telemetry.capture.columns import NULL, I16s, I32s, I64s, U8s, U64s, int64, uint64
 
 __all__ = [
-    "BRIDGED", "DECODED_LINKS", "MPLS", "arista_time", "be16", "be32", "be64", "behind_labels", "behind_tag",
-    "first_layer", "tcp_options",
+    "BRIDGED", "DECODED_LINKS", "MPLS", "arista_time", "be16", "be32", "be64", "behind_labels", "behind_llc",
+    "behind_ppp", "behind_tag", "first_layer", "outer", "tcp_options",
 ]  # fmt: skip
 
 # What comes next in a packet.
@@ -125,6 +125,50 @@ def behind_tag(data: U8s, kind: int, o: int, end: int) -> tuple[int, int]:
     if size < 0 or o + size + 2 > end:
         return -1, o
     return be16(data, o + size), o + size + 2
+
+
+@njit(cache=True, nogil=True)
+def behind_llc(data: U8s, o: int, end: int) -> tuple[int, int, int]:
+    """Step over an IEEE 802.2 header: (what follows, where it begins, EtherType)."""
+    if o + 8 <= end and data[uint64(o)] == 0xAA and data[uint64(o + 1)] == 0xAA and data[uint64(o + 2)] == 3:
+        oui = (data[uint64(o + 3)] << 16) | (data[uint64(o + 4)] << 8) | data[uint64(o + 5)]
+        kind = be16(data, o + 6)
+        if (oui != 0 and oui != 0xF8) or kind <= 1500:
+            return STOP, o, -1
+        return TYPE, o + 8, kind
+    if o + 3 <= end and data[uint64(o)] == 6 and data[uint64(o + 1)] == 6 and data[uint64(o + 2)] == 3:
+        return IP4, o + 3, -1
+    return STOP, o, -1
+
+
+@njit(cache=True, nogil=True)
+def behind_ppp(data: U8s, o: int, end: int) -> tuple[int, int, int]:
+    """Step over a PPP header: (what follows, where it begins, EtherType)."""
+    if o + 2 <= end and data[uint64(o)] == 0xFF and data[uint64(o + 1)] == 3:
+        o += 2
+    if o + 2 > end:
+        return STOP, o, -1
+    if data[uint64(o)] & 1:
+        kind = int64(data[uint64(o)])
+        o += 1
+    else:
+        kind = int64(be16(data, o))
+        o += 2
+    if kind == 0x21:
+        return IP4, o, -1
+    if kind == 0x57:
+        return IP6, o, -1
+    if kind == 0x281:
+        return TYPE, o, MPLS
+    return STOP, o, -1
+
+
+@njit(cache=True, nogil=True)
+def outer(i: int, version: int, src_hi: int, src_lo: int, dst_hi: int, dst_lo: int, u64: U64s, u8: U8s) -> None:
+    """Write the addresses of a tunnel's own packet to row `i`."""
+    u8[c.OVERSION, i] = version
+    u64[c.OSRC_HI, i], u64[c.OSRC_LO, i] = src_hi, src_lo
+    u64[c.ODST_HI, i], u64[c.ODST_LO, i] = dst_hi, dst_lo
 
 
 @njit(cache=True, nogil=True)

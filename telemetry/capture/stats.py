@@ -123,13 +123,14 @@ def _tally(n: int, i64: I64s, i32: I32s, u8: U8s, last_ns: int) -> tuple[int, in
     backwards = 0
     least = int64(NULL)
     most = int64(NULL)
-    for number in range(n):
+    for number in range(n):  # apart from the times: these sums the compiler makes eight at a time
         i = uint64(number)
         cap += i32[CAP, i]
         wire += i32[WIRE, i]
         snapped += i32[CAP, i] < i32[WIRE, i]
         recovered += u8[RECOVERED, i]
-        t = i64[TIME, i]
+    for number in range(n):
+        t = i64[TIME, uint64(number)]
         if t != NULL:
             backwards += t < last_ns
             last_ns = t

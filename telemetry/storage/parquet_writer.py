@@ -22,7 +22,8 @@ from telemetry.types import Int64, SeriesKey
 
 __all__ = ["ROW_GROUP", "FileWriter"]
 
-ROW_GROUP: Final = 1 << 17
+ROW_GROUP: Final = 1 << 18
+"""Most rows of a row group."""
 
 
 class FileWriter:
@@ -76,16 +77,7 @@ class FileWriter:
     def metrics(self) -> list[str]:
         return sorted({key.metric for key in self._metrics.used()})
 
-    def write(self, rows: Columns) -> None:
-        """Append one row group."""
-        if not len(rows):
-            return
-        top = int(rows.code.max())
-        code = rows.code.astype(np.uint16) if top < 65_536 else rows.code  # 16 bits: numpy sorts by radix
-        order = np.argsort(code, kind="stable")
-        self.write_sorted(rows[order], order.astype(np.int32))
-
-    def write_sorted(self, rows: Columns, row: NDArray[np.int32]) -> None:
+    def write(self, rows: Columns, row: NDArray[np.int32]) -> None:
         """Append one row group, in order of code and then of arrival; `row` is the place in the order of arrival."""
         import pyarrow as pa
 

@@ -20,7 +20,6 @@ from telemetry.types import Int64, SeriesKey
 __all__ = ["PartitionWriter"]
 
 _Where = tuple[str, str, str]
-_TOGETHER = 2 * ROW_GROUP
 
 
 class PartitionWriter:
@@ -57,14 +56,15 @@ class PartitionWriter:
 
     def write(self, rows: Columns, real: bool) -> None:
         """Take in rows of one value type, float64 if `real`; they are kept until there are enough of them."""
-        if not len(rows):
-            return
         if real:
             rows = Columns(rows.code, rows.time_ns, rows.seen_ns, rows.arrival, rows.value.view(np.float64))
-        self._pending[real].append(rows)
-        self._held[real] += len(rows)
-        if self._held[real] >= _TOGETHER:
-            self._drain(real)
+        while len(rows):
+            some = rows[: ROW_GROUP - self._held[real]]
+            self._pending[real].append(some)
+            self._held[real] += len(some)
+            if self._held[real] == ROW_GROUP:
+                self._drain(real)
+            rows = rows[len(some) :]
 
     def finish(self) -> list[tuple[Path, Entry]]:
         """Close all files; return them with their entries (`order` is given when they are committed)."""
@@ -114,14 +114,7 @@ class PartitionWriter:
         if where not in self._open:
             path = self._scratch / f"{os.getpid()}-{os.urandom(6).hex()}.parquet"
             self._open[where] = (FileWriter(path, self._keys, where[0].rpartition(".")[2]), path)
-        file = self._open[where][0]
-        if len(rows) <= 2 * ROW_GROUP:
-            file.write_sorted(rows, row)
-            return
-        back = np.empty(len(row), np.int64)
-        back[row] = np.arange(len(row))
-        for at in range(0, len(rows), ROW_GROUP):
-            file.write(rows[back[at : at + ROW_GROUP]])
+        self._open[where][0].write(rows, row)
 
 
 def _sorted(rows: Columns, group_of: Int64) -> Iterator[tuple[int, Columns, NDArray[np.int32]]]:

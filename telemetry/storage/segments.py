@@ -38,7 +38,7 @@ def log_batches(
     index: SegmentIndex,
     seen_from: Nanos = -(2**63),
     seen_to: Nanos = 2**63 - 1,
-    rows: int = ROW_GROUP // 4,
+    rows: int = ROW_GROUP // 8,
 ) -> Iterator[tuple[Columns, NDArray[np.bool_]]]:
     """The rows of a segment in (seen_ns, arrival) order, and which of them are float64 (values are bits as int64).
 

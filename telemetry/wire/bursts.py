@@ -17,6 +17,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from telemetry.types import Int64, Nanos
+from telemetry.wire.chosen import of_flows
 from telemetry.wire.feedstate import G_FORMAT, G_SINCE
 
 __all__ = ["Bursts", "Gaps"]
@@ -106,22 +107,21 @@ def _close(clock, window, acc, touched, out, k):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _gaps(n, times, flow, group_of, groups, every, window, clock, acc, touched, out):  # type: ignore[no-untyped-def]
-    """Rows (0, flow, window end, gaps, mean ns, longest ns). `clock`: window, flows touched."""
+def _gaps(n, times, flow, known, group_of, groups, every, window, clock, acc, touched, out):  # type: ignore[no-untyped-def]
+    """Rows (0, flow, window end, gaps, mean ns, longest ns). `clock`: window, flows touched.
+
+    Flows count whose place in `known` is not negative: all, or those of feeds.
+    """
     k = 0
     end = (clock[0] + 1) * window if clock[0] != _NULL else _NULL
-    for i in range(n):
+    for i in of_flows(0, n, flow, known):
         f = np.int64(flow[i])
         t = times[i]
-        if f < 0 or t == _NULL:
+        if t == _NULL:
             continue
-        if not every:
-            g = np.int64(group_of[f])
-            if g < 0:
-                continue
-            # a feed that was told later in this batch is none yet: the batch must make no difference
-            if groups[g, G_FORMAT] < 0 or t < groups[g, G_SINCE]:
-                continue
+        # a feed that was told later in this batch is none yet: the batch must make no difference
+        if not every and (groups[group_of[f], G_FORMAT] < 0 or t < groups[group_of[f], G_SINCE]):
+            continue
         if t >= end:
             if end != _NULL:
                 k = _close(clock, window, acc, touched, out, k)
@@ -172,8 +172,9 @@ class Gaps:
         need = len(time_ns) + int(self._clock[1])
         if need > len(self._out):
             self._out = np.empty((2 * need, 6), np.int64)
+        known = np.zeros(flows, np.int32) if self._every else group_of
         k = _gaps(
-            len(time_ns), time_ns, flow, group_of, groups, self._every, self.window_ns, self._clock, self._acc,
+            len(time_ns), time_ns, flow, known, group_of, groups, self._every, self.window_ns, self._clock, self._acc,
             self._touched, self._out,
         )  # fmt: skip
         return self._out[:k]

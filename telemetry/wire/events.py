@@ -113,6 +113,8 @@ class Collector:
 
     def add(self, code: int, ids: NDArray[np.integer], time_ns: Int64, value: Int64 | int) -> None:
         """Take measurements of one metric (copies; the arrays may be reused)."""
+        if not len(ids):
+            return
         at = slice(self._count, self._count + len(ids))
         self._reserve(len(ids))
         self._held[_NAME, at] = ids

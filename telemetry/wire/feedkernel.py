@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 from numba import njit
 
+from telemetry.wire.chosen import of_flows
 from telemetry.wire.feedgaps import put, settle
 from telemetry.wire.feedlines import agree, restart_union, union
 from telemetry.wire.feedstate import (
@@ -69,14 +70,11 @@ from telemetry.wire.formats import (
     parse,
     parse_mold,
 )
-from telemetry.wire.prefetch import prefetch
 
-__all__ = ["AHEAD", "ROWS_EACH", "feed", "ranges", "sweep"]
+__all__ = ["ROWS_EACH", "feed", "ranges", "sweep"]
 
 ROWS_EACH: Final = 2 * GAP_SLOTS + 8
 """Most rows that one packet gives, but for the sweep."""
-AHEAD: Final = 16
-"""Packets ahead for whose payload the processor is told to go."""
 
 _NULL: Final = np.iinfo(np.int64).min
 
@@ -101,8 +99,10 @@ def ranges(rows):  # type: ignore[no-untyped-def]
     """Those of the rows that tell of missing numbers."""
     n = 0
     for i in range(len(rows)):
-        n += rows[i, 0] == GAP or rows[i, 0] == LOST_BOTH
+        n += (rows[i, 0] == GAP) | (rows[i, 0] == LOST_BOTH)
     found = np.empty((n, rows.shape[1]), np.int64)
+    if n == 0:
+        return found
     n = 0
     for i in range(len(rows)):
         if rows[i, 0] == GAP or rows[i, 0] == LOST_BOTH:
@@ -113,16 +113,16 @@ def ranges(rows):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def feed(  # type: ignore[no-untyped-def]
-    start, n, times, flow, poff, plen, pcap, data, group_of, groups, heads, meta, clock, stable, state, gaps, pair,
-    pgaps, content, counts, head, lines, out,
+    start, n, times, flow, poff, plen, pcap, data, head0, head1, head2, group_of, groups, heads, meta, clock, stable,
+    state, gaps, pair, pgaps, content, counts, head, lines, out, k,
 ):  # fmt: skip
-    """Feed packets from `start`; return (next packet, rows written).
+    """Feed packets from `start`, put rows behind the first `k`; return (next packet, rows).
 
     A group whose format has just been told is replayed from what was kept of it (`clock`: tick, group to
     replay + 1, packet of it). Stops early where `out` might not hold what the next packet finds.
     """
-    k = 0
-    i = start
+    chosen = of_flows(start, n, flow, group_of)
+    at = 0
     replay, place = clock[1] - 1, clock[2]
     tick_end = (clock[0] + 1) * TICK_NS if clock[0] != _NULL else _NULL
     while True:
@@ -143,20 +143,14 @@ def feed(  # type: ignore[no-untyped-def]
             channel, seq, step, kind = head[CHANNEL], head[SEQ], head[STEP], head[KIND]
             sent, digest = head[SENT], head[CONTENT]
         else:
-            if i >= n:
+            if at >= len(chosen):
                 break
-            soon = i + AHEAD
-            if soon < n and flow[soon] >= 0 and group_of[flow[soon]] >= 0:
-                prefetch(data, poff[soon])
-            f = flow[i]
-            if f < 0:
-                i += 1
-                continue
-            g = np.int64(group_of[f])
-            if g < 0 or groups[g, G_FORMAT] == NONE or plen[i] <= 0 or times[i] == _NULL:
-                i += 1
-                continue
+            i = chosen[at]
+            g = np.int64(group_of[flow[i]])
             t = times[i]
+            if groups[g, G_FORMAT] == NONE or plen[i] <= 0 or t == _NULL:
+                at += 1
+                continue
             if t >= tick_end:
                 if clock[0] != _NULL:
                     if k + ROWS_EACH + (GAP_SLOTS + 1) * counts[0] + GAP_SLOTS * counts[1] > len(out):
@@ -170,12 +164,12 @@ def feed(  # type: ignore[no-untyped-def]
                     tell(g, groups, heads, meta, head)
                     groups[g, G_SINCE] = t
                     replay, place = g, np.int64(0)
-                i += 1
+                at += 1
                 continue
             if code == MOLD:
                 s = groups[g, G_STREAM] - 1
                 channel = state[s, S_CHANNEL] if s >= 0 else np.int64(0)
-                fits, seq, step = mold_again(data, poff[i], np.int64(pcap[i]), channel)
+                fits, seq, step = mold_again(head0[i], head1[i], head2[i], pcap[i], channel)
                 fits = fits and s >= 0
                 sent, kind = np.int64(_NULL), np.int64(DATA if step > 0 else HEARTBEAT)
                 if not fits:
@@ -187,7 +181,7 @@ def feed(  # type: ignore[no-untyped-def]
                 fits = parse(code, data, poff[i], np.int64(pcap[i]), np.int64(plen[i]), head)
                 channel, seq, step, kind = head[CHANNEL], head[SEQ], head[STEP], head[KIND]
                 sent, digest = head[SENT], head[CONTENT]
-            i += 1
+            at += 1
         if not fits:
             counts[2] += 1
             continue
@@ -239,4 +233,4 @@ def feed(  # type: ignore[no-untyped-def]
             continue
         content[c, 0], content[c, 1], content[c, 2] = np.int64(h), s + 1, t
     clock[1], clock[2] = replay + 1, place
-    return i, k
+    return chosen[at] if at < len(chosen) else n, k

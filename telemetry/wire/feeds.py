@@ -91,7 +91,7 @@ class Feeds:
             if name not in (*FORMATS, SOUP):
                 raise ConfigError(f"feed {destination}: expected one of {', '.join((*FORMATS, SOUP))}, got {name!r}")
         self._configured = {d: name for d, name in (formats or {}).items() if name != SOUP}
-        self._group_of = np.empty(0, np.int32)
+        self._group_of = np.full(64, -1, np.int32)
         self._known = 0
         self._by_destination: dict[tuple[int, int, int], int] = {}
         self._group_names: list[str] = []
@@ -133,47 +133,49 @@ class Feeds:
         return int(self._counts[0])
 
     def push(self, packets: Packets, flow: NDArray[np.int32]) -> FeedRows:
-        """Feed a batch; return what was found."""
+        """Feed a batch; return what was found (rows of a buffer that the next call overwrites)."""
         self._classify()
-        return self._noted(self._feed(packets, flow, packets.n))
+        return self._noted(self._feed(packets, flow, packets.n, 0))
 
     def finish(self) -> FeedRows:
         """Tell what is still undecided: short groups, open gaps, the last tick."""
-        found = []
+        k = 0
         for g in range(len(self._group_names)):
             if self._groups[g, fs.G_FORMAT] == fs.UNKNOWN and self._groups[g, fs.G_SEEN] >= 4:
                 tell(g, self._groups, self._heads, self._meta, self._head)
                 self._clock[1], self._clock[2] = g + 1, 0
-                found += self._feed(None, np.empty(0, np.int32), 0)
+                k = self._feed(None, np.empty(0, np.int32), 0, k)
         if self._clock[0] != np.iinfo(np.int64).min:
             end = int(self._clock[0] + 1) * fs.TICK_NS
             for now in (end, end + 2 * fs.HOLD_NS):
-                self._reserve()
-                rows = fk.sweep(now, self._state, self._gaps, self._pair, self._pgaps, self._counts, self._out, 0)
-                found.append(self._out[:rows].copy())
-        return self._noted(found)
+                self._reserve(k)
+                k = fk.sweep(now, self._state, self._gaps, self._pair, self._pgaps, self._counts, self._out, k)
+        return self._noted(k)
 
-    def _feed(self, packets: Packets | None, flow: NDArray[np.int32], n: int) -> list[Int64]:
-        """Run the kernel over a batch (or a replay alone), in as many steps as its output needs."""
+    def _feed(self, packets: Packets | None, flow: NDArray[np.int32], n: int, k: int) -> int:
+        """Run the kernel over a batch (or a replay alone), in as many steps as its output needs.
+
+        Rows are put behind the first `k`; how many there are then is returned.
+        """
         if packets is None:
             time = off = np.empty(0, np.int64)
             size = cap = np.empty(0, np.int32)
             data = np.empty(0, np.uint8)
+            heads = (np.empty(0, np.uint64),) * 3
         else:
             time, off, data = packets.time_ns, packets.payload_off, packets.data
+            heads = packets.head0, packets.head1, packets.head2
             size, cap = packets.payload_len, packets.payload_cap
-        at, found = 0, []
+        at = 0
         while True:
-            self._reserve()
-            at, rows = fk.feed(
-                at, n, time, flow, off, size, cap, data, self._group_of, self._groups, self._heads, self._meta,
+            self._reserve(k)
+            at, k = fk.feed(
+                at, n, time, flow, off, size, cap, data, *heads, self._group_of, self._groups, self._heads, self._meta,
                 self._clock, self._stable, self._state, self._gaps, self._pair, self._pgaps, self._content,
-                self._counts, self._head, self._lines, self._out,
+                self._counts, self._head, self._lines, self._out, k,
             )  # fmt: skip
-            if rows:
-                found.append(self._out[:rows].copy())
             if at >= n and self._clock[1] == 0:
-                return found
+                return k
 
     def name(self, stream: int) -> str:
         """``address:port`` of a stream, with ``/n`` for the further channels of one destination."""
@@ -210,8 +212,8 @@ class Feeds:
             )
         return result
 
-    def _noted(self, found: list[Int64]) -> FeedRows:
-        rows = found[0] if len(found) == 1 else np.concatenate(found) if found else np.empty((0, 6), np.int64)
+    def _noted(self, count: int) -> FeedRows:
+        rows = self._out[:count]
         for code, stream, time, _, first, last in fk.ranges(rows).tolist():
             if len(self.gaps) >= _MOST_RANGES:
                 self.gap_ranges_left_out += 1
@@ -255,13 +257,15 @@ class Feeds:
         self._groups[g, fs.G_RANK] = ((destination[1] & 0xFFFFFFFFFFFF) << 16 | destination[2]) & 0x7FFFFFFFFFFFFFFF
         return g
 
-    def _reserve(self) -> None:
-        """Room for what one step may add: streams, and rows of output."""
+    def _reserve(self, used: int) -> None:
+        """Room for what one step may add: streams, and rows of output behind those that are used."""
         streams, pairs = int(self._counts[0]), int(self._counts[1])
         size = len(self._state)
         if streams + 8192 // 64 > size and size < _MOST_STREAMS:
             self._state = np.concatenate([self._state, np.zeros_like(self._state)])
             self._gaps = np.concatenate([self._gaps, np.zeros_like(self._gaps)])
-        rows = (fs.GAP_SLOTS + 1) * streams + fs.GAP_SLOTS * pairs + 64 * fk.ROWS_EACH
+        rows = used + (fs.GAP_SLOTS + 1) * streams + fs.GAP_SLOTS * pairs + 64 * fk.ROWS_EACH
         if 2 * rows > len(self._out):
-            self._out = np.empty((4 * rows, 6), np.int64)
+            out = np.empty((4 * rows, 6), np.int64)
+            out[:used] = self._out[:used]
+            self._out = out

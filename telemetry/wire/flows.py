@@ -59,11 +59,13 @@ def _find(table, keys, a, b, c, d, e):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _assign(n, sh, sl, dh, dl, sport, dport, proto, version, table, keys, peer, count, limit, out):  # type: ignore[no-untyped-def]
-    """Write the flow id of each packet to `out`; return (flows known, packets refused)."""
+def _assign(start, n, sh, sl, dh, dl, sport, dport, proto, version, table, keys, peer, count, limit, out):  # type: ignore[no-untyped-def]
+    """Write the flow id of each packet to `out`; return (next packet, flows known, packets refused).
+
+    Stops where a new flow has no room.
+    """
     refused = 0
-    last = np.int64(-1)
-    for i in range(n):
+    for i in range(start, n):
         if version[i] == 0:
             out[i] = -1
             continue
@@ -73,24 +75,17 @@ def _assign(n, sh, sl, dh, dl, sport, dport, proto, version, table, keys, peer, 
             | (np.uint64(np.uint32(sport[i] + 1)) << np.uint64(20))
             | np.uint64(np.uint32(dport[i] + 1))
         )
-        a, b, c, d = sh[i], sl[i], dh[i], dl[i]
-        # The same flow often sends twice in a row.
-        if (
-            last >= 0
-            and keys[last, 1] == b
-            and keys[last, 3] == d
-            and keys[last, 4] == e
-            and keys[last, 0] == a
-            and keys[last, 2] == c
-        ):
-            out[i] = last
-            continue
+        a, b, c, d = np.uint64(0), sl[i], np.uint64(0), dl[i]
+        if version[i] == 6:
+            a, c = sh[i], dh[i]
         f, slot = _find(table, keys, a, b, c, d, e)
         if f < 0:
             if count >= limit:
                 out[i] = -1
                 refused += 1
                 continue
+            if count >= len(keys):
+                return i, count, refused
             f = np.int64(count)
             count += 1
             table[slot] = f
@@ -106,8 +101,7 @@ def _assign(n, sh, sl, dh, dl, sport, dport, proto, version, table, keys, peer, 
             if r >= 0:
                 peer[r] = f
         out[i] = f
-        last = f
-    return count, refused
+    return n, count, refused
 
 
 @njit(cache=True, nogil=True)
@@ -139,7 +133,7 @@ class FlowTable:
         self.count = 0
         self.refused = 0
         self._limit = limit
-        self._table = np.full(1 << 12, -1, np.int32)
+        self._table = np.full(1 << 12, -1, np.int32)  # at most half full
         self._keys = np.zeros((1 << 11, _WORDS), np.uint64)
         self._peer = np.full(1 << 11, -1, np.int32)
         self._out = np.empty(0, np.int32)
@@ -156,17 +150,18 @@ class FlowTable:
 
     def assign(self, packets: Packets) -> NDArray[np.int32]:
         """Return the flow id of each packet (a buffer that the next call overwrites)."""
-        n = packets.n
-        self._reserve(min(self.count + n, self._limit))
-        if len(self._out) < n:
-            self._out = np.empty(n, np.int32)
-        p = packets
-        self.count, refused = _assign(
-            n, p.src_hi, p.src_lo, p.dst_hi, p.dst_lo, p.src_port, p.dst_port, p.protocol, p.ip_version,
-            self._table, self._keys, self._peer, self.count, self._limit, self._out,
-        )  # fmt: skip
-        self.refused += refused
-        return self._out[:n]
+        p, at = packets, 0
+        if len(self._out) < p.n:
+            self._out = np.empty(p.n, np.int32)
+        while True:
+            at, self.count, refused = _assign(
+                at, p.n, p.src_hi, p.src_lo, p.dst_hi, p.dst_lo, p.src_port, p.dst_port, p.protocol, p.ip_version,
+                self._table, self._keys, self._peer, self.count, self._limit, self._out,
+            )  # fmt: skip
+            self.refused += refused
+            if at >= p.n:
+                return self._out[: p.n]
+            self._grow()
 
     def protocol(self, flow: int) -> int:
         """IP protocol number of a flow."""
@@ -197,14 +192,13 @@ class FlowTable:
     def _version(self, flow: int) -> int:
         return (int(self._keys[flow, 4]) >> 40) & 0xFF
 
-    def _reserve(self, flows: int) -> None:
-        if flows > len(self._keys):
-            size = max(flows, 2 * len(self._keys))
-            self._keys = np.concatenate([self._keys, np.zeros((size - len(self._keys), _WORDS), np.uint64)])
-            self._peer = np.concatenate([self._peer, np.full(size - len(self._peer), -1, np.int32)])
-        if 2 * flows > len(self._table):
-            self._table = np.full(1 << (4 * flows - 1).bit_length(), -1, np.int32)
-            _rehash(self._table, self._keys, self.count)
+    def _grow(self) -> None:
+        """Room for twice as many flows; not more than that, for a small table stays near."""
+        size = len(self._keys)
+        self._keys = np.concatenate([self._keys, np.zeros_like(self._keys)])
+        self._peer = np.concatenate([self._peer, np.full(size, -1, np.int32)])
+        self._table = np.full(2 * len(self._table), -1, np.int32)
+        _rehash(self._table, self._keys, self.count)
 
 
 def protocol_name(number: int) -> str:

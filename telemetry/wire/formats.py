@@ -94,22 +94,18 @@ def _plausible(t):  # type: ignore[no-untyped-def]
     return _EARLY < t < _LATE
 
 
-@njit(cache=True, nogil=True, inline="always")
-def mold_again(data, at, cap, channel):  # type: ignore[no-untyped-def]
-    """A MoldUDP64 header of a session that is known: (same session, first number, numbers used up).
+@njit(cache=True, nogil=True)
+def mold_again(head0, head1, head2, cap, channel):  # type: ignore[no-untyped-def]
+    """A MoldUDP64 header (its 20 bytes as numbers) of a session that is known: (same, first number, numbers used up).
 
-    The lab's own session is never the same: its messages are looked into. Put into the caller's code, for this is
-    most of what a feed's packet costs.
+    The lab's own session is never the same: its messages are looked into.
     """
-    same, seq, count = False, np.int64(0), np.int64(0)
-    if at >= 0 and cap >= 20 and at + cap <= len(data):
-        session = _be8(data, at)
-        if (session * 1_000_003) ^ _be2(data, at + 8) == channel and session >> 40 != 0x54574C:
-            seq, count = _be8(data, at + 10), _be2(data, at + 18)
-            same = seq >= 0
-            if count == 0xFFFF:
-                count = np.int64(0)
-    return same, seq, count
+    session = np.int64(head0)
+    seq = np.int64((head1 << np.uint64(16)) | (head2 >> np.uint64(16)))
+    count = np.int64(head2 & np.uint64(0xFFFF))
+    more = np.int64(head1 >> np.uint64(48))
+    same = cap >= 20 and (session * 1_000_003) ^ more == channel and session >> 40 != 0x54574C and seq >= 0
+    return same, seq, count if count != 0xFFFF else np.int64(0)
 
 
 @njit(cache=True, nogil=True)

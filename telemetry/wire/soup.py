@@ -46,7 +46,7 @@ class Soup:
     def __init__(self, flows: FlowTable, formats: Mapping[str, str] | None = None) -> None:
         self._flows = flows
         self._servers = {server for server, name in (formats or {}).items() if name == SOUP}
-        self._soup_of = np.zeros(0, np.int32)  # stream + 1 of each flow
+        self._soup_of = np.zeros(64, np.int32)  # stream + 1 of each flow; 0: not told yet, -1: another protocol
         self._known = 0
         self._last: dict[tuple[int, ...], tuple[int, int]] = {}  # client and server -> stream, session
         self._clock = np.full(1, _NULL, np.int64)
@@ -70,11 +70,8 @@ class Soup:
     def push(self, packets: Packets, flow: NDArray[np.int32]) -> Int64:
         """Feed a batch; return rows (code, stream, time, value, first, last), codes of `feedstate` and `HOLE`."""
         flows, p = self._flows, packets
-        if flows.count > len(self._soup_of):
-            grow = max(flows.count, 2 * len(self._soup_of)) - len(self._soup_of)
-            self._soup_of = np.concatenate([self._soup_of, np.zeros(grow, np.int32)])
-        if self._servers:
-            self._configure()
+        if flows.count > self._known:
+            self._classify()
         at, parts = 0, []
         while True:
             before, count = at, self._count
@@ -100,10 +97,15 @@ class Soup:
         out = np.empty((self._count, 6), np.int64)
         return out[: tick(self._state, self._count, (int(self._clock[0]) + 1) * TICK_NS, out, 0)]
 
-    def _configure(self) -> None:
-        """Streams of configured servers begin with the first segment that is whole messages."""
-        flows = self._flows
-        for f in range(self._known, flows.count):
+    def _classify(self) -> None:
+        """New flows that are not TCP are no streams; those of configured servers are, from the first whole messages."""
+        flows, known = self._flows, self._known
+        self._known = flows.count
+        if flows.count > len(self._soup_of):
+            grow = max(flows.count, 2 * len(self._soup_of)) - len(self._soup_of)
+            self._soup_of = np.concatenate([self._soup_of, np.zeros(grow, np.int32)])
+        self._soup_of[known : flows.count] = np.where(flows.keys[known:, 4] >> np.uint64(48) == 6, 0, -1)
+        for f in range(known, flows.count) if self._servers else ():
             if flows.protocol(f) == 6 and flows.source_text(f) in self._servers:
                 if self._count == len(self._state):
                     self._grow(2 * self._count)
@@ -111,7 +113,6 @@ class Soup:
                 self._state[self._count, [S_FLOW, S_NUMBER]] = f, -1
                 self._count += 1
                 self._soup_of[f] = self._count
-        self._known = flows.count
 
     def _logins(self, rows: Int64) -> Int64:
         """What logins say against the login before of the same client at the same server."""

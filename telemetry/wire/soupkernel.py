@@ -8,7 +8,6 @@ import numpy as np
 from numba import njit
 
 from telemetry.wire.feedgaps import put
-from telemetry.wire.feedkernel import AHEAD
 from telemetry.wire.feedstate import PACKETS, TICK_NS
 from telemetry.wire.prefetch import prefetch
 
@@ -27,7 +26,10 @@ ACCEPTED: Final = 33  # bytes of a login's acceptance: length, type, session 10,
     S_FLOW, S_STARTED, S_NEXT, S_SYNC, S_LEFT, S_HEAD, S_KIND, S_NUMBER, S_MESSAGES, S_SESSION, S_HOLES, S_WAITING,
 ) = range(12)  # fmt: skip
 FIELDS: Final = 12
+_AHEAD: Final = 16  # packets ahead for whose payload the processor is told to go
 _P_SEQ, _P_LEN, _P_CAP, _P_TIME = range(4)
+_SYN: Final = 2
+_BAD_SYN: Final = ~0x7FFF | _SYN  # and the sign, for flags that are missing
 
 
 @njit(cache=True, nogil=True)
@@ -188,15 +190,16 @@ def soup(  # type: ignore[no-untyped-def]
     k = 0
     tick_end = (clock[0] + 1) * TICK_NS if clock[0] != _NULL else _NULL
     for i in range(start, n):
-        soon = i + AHEAD
-        if soon < n and proto[soon] == 6 and flow[soon] >= 0 and soup_of[flow[soon]] > 0:
+        soon = i + _AHEAD
+        if soon < n and soup_of[max(flow[soon], 0)] > 0:
             prefetch(data, poffs[soon])  # of others nothing is read, and a needless line costs what a needed one does
         f = np.int64(flow[i])
-        if proto[i] != 6 or f < 0:
+        # One question for what most packets are, another protocol or none: a branch that is easy to foretell.
+        if (f < 0) | ((soup_of[max(f, 0)] < 0) & (flags[i] & _BAD_SYN != _SYN)):
             continue
         s = np.int64(soup_of[f]) - 1
         if s == -2:
-            if flags[i] >= 0 and flags[i] & 2:
+            if proto[i] == 6:
                 soup_of[f] = 0  # another connection
             continue
         if plens[i] <= 0 or times[i] == _NULL or poffs[i] < 0 or flags[i] < 0:

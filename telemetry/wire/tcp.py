@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from telemetry.types import Int64
 from telemetry.wire.flows import FlowTable
-from telemetry.wire.tcpkernel import T_COUNT, TCP_FIELDS, U_LINK, segments
+from telemetry.wire.tcpkernel import TCP_FIELDS, U_LINK, segments
 
 if TYPE_CHECKING:
     from telemetry.capture.columns import Packets
@@ -35,7 +35,7 @@ class Tcp:
         self._limit = pool
         self._pool[:, U_LINK] = np.arange(1, len(self._pool) + 1)
         self._pool[-1, U_LINK] = -1
-        self._free = np.zeros(1, np.int64)
+        self._free = np.zeros(2, np.int64)  # the first free segment, and how many are taken
         self._counts = np.zeros(2, np.int64)
         self._out = np.empty((0, 4), np.int64)
 
@@ -70,13 +70,10 @@ class Tcp:
         if len(self._out) < 8 * n:
             self._out = np.empty((8 * n, 4), np.int64)
         size = len(self._pool)
-        if size < self._limit and self._taken() + n > size:
+        if size < self._limit and self._free[1] + n > size:
             grow = min(self._limit, max(2 * size, size + n)) - size
             more = np.zeros((grow, 4), np.int64)
             more[:, U_LINK] = np.arange(size + 1, size + grow + 1)
             more[-1, U_LINK] = self._free[0]
             self._pool = np.concatenate([self._pool, more])
             self._free[0] = size
-
-    def _taken(self) -> int:
-        return int(self._state[:, T_COUNT].sum())

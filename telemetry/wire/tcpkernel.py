@@ -13,6 +13,8 @@ from typing import Final
 import numpy as np
 from numba import njit
 
+from telemetry.wire.chosen import of_protocol
+
 __all__ = ["EVENTS", "MOST_UNACKED", "TCP_FIELDS", "segments"]
 
 MOST_UNACKED: Final = 10_000
@@ -67,6 +69,7 @@ def _forget(state, f, pool, free):  # type: ignore[no-untyped-def]
         pool[at, U_LINK] = free[0]
         free[0] = at
         at = link
+    free[1] -= state[f, T_COUNT]
     state[f, T_HEAD] = state[f, T_COUNT] = 0
 
 
@@ -89,9 +92,7 @@ def segments(  # type: ignore[no-untyped-def]
     sender, windows and resets to the segment's. `counts`: segments, segments not remembered.
     """
     k = 0
-    for i in range(n):
-        if proto[i] != 6:
-            continue
+    for i in of_protocol(n, proto, 6):
         f = np.int64(flow[i])
         if f < 0 or frag[i] != 0 or flagss[i] < 0 or times[i] == _NULL:
             continue
@@ -198,6 +199,7 @@ def segments(  # type: ignore[no-untyped-def]
                 pool[u, U_SEQ], pool[u, U_NEXT], pool[u, U_TIME], pool[u, U_LINK] = seq, after, t, state[f, T_HEAD] - 1
                 state[f, T_HEAD] = u + 1
                 state[f, T_COUNT] += 1
+                free[1] += 1
             else:
                 counts[1] += 1
         if not told & _PROBE and (nextseq == 0 or _gt(after, nextseq)):
@@ -241,6 +243,7 @@ def segments(  # type: ignore[no-untyped-def]
                 pool[at, U_LINK] = free[0]
                 free[0] = at
                 state[r, T_COUNT] -= 1
+                free[1] -= 1
                 at = link
             state[r, T_LOW] = low
             if sent != _NULL:

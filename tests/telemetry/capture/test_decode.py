@@ -51,6 +51,16 @@ def test_udp_in_ipv4() -> None:
     assert b.time_ns[0] == T0
 
 
+@pytest.mark.parametrize(("size", "kept"), [(0, 0), (19, 19), (20, 20), (21, 21), (400, 400), (400, 19), (400, 20)])
+def test_the_head_of_a_udp_payload_is_told_where_all_of_it_was_captured(size: int, kept: int) -> None:
+    payload = bytes(range(200, 256)) * 8
+    for body, proto, tells in ((udp(payload[:size]), 17, kept >= 20), (tcp(payload[:size]), 6, False)):
+        frame = eth(ip4(body, proto=proto))
+        b = one(frame[: len(frame) - size + kept], wire=len(frame))
+        head = struct.pack(">QQI", int(b.head0[0]), int(b.head1[0]), int(b.head2[0]))
+        assert head == (payload[:20] if tells else bytes(20))
+
+
 def test_tcp_options() -> None:
     options = bytes.fromhex("020405b4 0402 0101 080a0000000700000008 030307 050a00000009 0000000a".replace(" ", ""))
     r = row(eth(ip4(tcp(b"abc", options=options), proto=6)))

@@ -54,7 +54,7 @@ def _feed(
 ) -> tuple[Feeds, Int64]:
     flows = FlowTable()
     feeds = Feeds(flows, formats)
-    found = [feeds.push(b, flows.assign(b)).rows for b in packets(frames, rows)]
+    found = [feeds.push(b, flows.assign(b)).rows.copy() for b in packets(frames, rows)]
     found.append(feeds.finish().rows)
     return feeds, np.concatenate(found)
 
@@ -219,7 +219,7 @@ def test_real_feeds_have_no_false_gap(path: str, name: str, numbers: int) -> Non
     feeds = Feeds(flows)
     rows = []
     for b in read_packets(Path(os.environ["TAILWATCH_DATA"]) / "captures" / "feeds" / path):
-        rows.append(feeds.push(b, flows.assign(b)).rows)
+        rows.append(feeds.push(b, flows.assign(b)).rows.copy())
     rows.append(feeds.finish().rows)
     whole = np.concatenate(rows)
     assert {s.format for s in feeds.summary()} == {name}
