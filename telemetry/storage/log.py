@@ -216,8 +216,11 @@ class Encoder:
         return lookup
 
 
-def start_segment(path: Path) -> int:
+def start_segment(path: Path) -> int | None:
     """Create a segment and return its descriptor, held by an exclusive lock while the writer lives.
+
+    None if another process took the new file for one that a dead writer left, before it was locked: it is gone then,
+    and what was written to it would be lost.
 
     Raises
     ------
@@ -229,10 +232,20 @@ def start_segment(path: Path) -> int:
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         fcntl.flock(fd, fcntl.LOCK_EX)
+        if not _still_there(path, fd):
+            os.close(fd)
+            return None
         os.write(fd, HEADER)
     except OSError as error:
         raise StoreError(f"{path}: cannot start a log segment: {error.strerror}") from error
     return fd
+
+
+def _still_there(path: Path, fd: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(fd))
+    except FileNotFoundError:
+        return False
 
 
 def _frame(kind: int, flags: int, n: int, first: Nanos, last: Nanos, body: bytes) -> bytes:

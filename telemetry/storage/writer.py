@@ -144,7 +144,9 @@ class LogWriter:
     def _start(self) -> bool:
         try:
             (self.path / "log").mkdir(exist_ok=True)
-            self._fd = start_segment(self.path / "log" / f"{self._name}-{self._number}.twl")
+            while (fd := start_segment(self.path / "log" / f"{self._name}-{self._number}.twl")) is None:
+                self._number += 1
+            self._fd = fd
         except (StoreError, OSError) as error:
             cause = error.__cause__ if isinstance(error, StoreError) else error
             if self._on_full == "drop" and isinstance(cause, OSError) and cause.errno in _FULL:

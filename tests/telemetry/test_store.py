@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -288,6 +289,25 @@ def test_readers_see_whole_rows_while_two_write(tmp_path: Path) -> None:
         assert w.exitcode == 0
     store.compact()
     assert len(flat(store)) == 2000
+
+
+def test_a_segment_taken_before_it_is_locked_is_started_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process adopts the new, still empty segment as a dead writer's: what is written then must not be lost."""
+    lock, taken = fcntl.flock, []
+
+    def flock(fd: int, how: int) -> None:
+        if how == fcntl.LOCK_EX and os.readlink(f"/proc/self/fd/{fd}").endswith(".twl") and len(taken) < 2:
+            taken.append(fd)
+            Store(tmp_path / "s").compact()
+        lock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with Store(tmp_path / "s", cut_ns=2 * 10**9, flush_ns=0) as store:
+        for b in ticks("tx1", 50):
+            store.append(b)
+        assert len(flat(Store(tmp_path / "s", create=False))) == 250
+    assert len(taken) == 2
+    assert len(flat(Store(tmp_path / "s", create=False))) == 250
 
 
 def test_a_killed_writer_loses_at_most_what_was_not_flushed(tmp_path: Path) -> None:
