@@ -56,18 +56,15 @@ def bare_kernel(whole: Events) -> None:
     from features.window_kernels import fill
 
     none, names, local = np.empty(0, np.int64), np.empty(0, np.int32), np.arange(SERIES)
-    edge, hist = np.zeros(2), np.zeros(SPAN, np.int32)
+    hist = np.zeros(SPAN, np.int32)
     ring, values = (np.empty(PER_SECOND, np.int32), none, np.empty(PER_SECOND)), np.empty(PER_SECOND)
     want = np.array([0, 1, -1, 2, 3, -1, -1, -1])
     alive, born = np.ones((1, SERIES), np.bool_), np.zeros(SERIES, np.bool_)
     for a in range(0, len(whole), PER_SECOND):
         part = whole[a : a + PER_SECOND]
         n = len(part)
-        series, time_ns, value = part.series.view(), part.time_ns.view(), part.value.view()
-        for x in (series, time_ns, value):
-            x.flags.writeable = False  # as the builder gives them: the same compiled code
         append(
-            series, time_ns, value, np.empty(0, np.bool_), False, local, True, 0, False, 0, 0, 0, 1 << 62,
+            part.series, part.time_ns, part.value, np.empty(0, np.bool_), False, local, True, 0, False, 0, 0, 0, 1 << 62,
             *ring, 0, *ring, 0, *ring, 0,
         )  # fmt: skip
         offset = np.zeros(SERIES + 1, np.int64)
@@ -78,8 +75,8 @@ def bare_kernel(whole: Events) -> None:
             ring[0], none, ring[2], n, False, SECOND, 0, 0, 0, 1, SERIES, False, at_cell, names, none, values
         )  # fmt: skip
         fill(
-            offset, values[:n], values[:n].view(np.int64), SERIES, alive, born, want, np.inf, False,
-            np.array(PROBS), np.arange(4, 8), hist, edge, edge.view(np.int64), np.full((1, SERIES, 8), np.nan),
+            offset, values[:n], 0, 1, alive, born, want, np.inf, False, np.array(PROBS), np.arange(4, 8), hist, True,
+            np.empty((1, SERIES, 8)),
         )  # fmt: skip
 
 
