@@ -116,7 +116,7 @@ class Detector:
         decision = policy.decide(panel.end_ns, panel.window_ns, surprise)
         if self.observer is not None:
             self.observer(panel, scores, decision)
-        if not np.count_nonzero(decision.grade):  # nearly always
+        if not decision.graded:  # nearly always
             return []
         columns = len(scores.columns) if not joint else 1
         cells = dict.fromkeys(
