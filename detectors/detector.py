@@ -103,7 +103,7 @@ class Detector:
         return self._lanes[window_ns]
 
     def _score(self, panel: Panel) -> list[Alert]:
-        model, policy = self._lane(panel.window_ns)
+        model, policy = self._lanes.get(panel.window_ns) or self._lane(panel.window_ns)
         model.align(panel.keys)
         scores = model.advance(panel, explain=True)
         joint = scores.parts is not None

@@ -194,9 +194,6 @@ class Log:
 
     def _parts(self, first: int, last: int) -> list[tuple[int, _Buffer]]:
         """Buffers that the windows `first` .. `last` reach, by step; the common overflow last (step -1)."""
-        if first == last == self._newest and self.reach == 1 and not self._overflow.n:  # as a live step has it
-            part = self._hot[1]
-            return [(first, part)] if part.n else []
         found = [(k, b) for k, b in self._older.items() if first - self.reach < k <= last]
         if self._newest is not None:
             hot = ((self._newest - 1, self._hot[0]), (self._newest, self._hot[1]))
@@ -213,13 +210,15 @@ class Log:
         self.forget(last)
 
     def _cells(self, a: int, b: int, width: int) -> Cells:
-        parts = self._parts(a, b)
-        if a == b and self.reach == 1 and len(parts) == 1 and not self._named and parts[0][0] == a:
+        newest = self._newest
+        if a == b and self.reach == 1 and (a == newest or a + 1 == newest) and not (self._named or self._overflow.n):
+            part = self._hot[a == newest]  # as a live step has it
             if len(self._offset) != width + 1:
                 self._offset = np.empty(width + 1, np.int64)
-            part = parts[0][1]
             if ascending(part.series, part.n, self._offset):  # nobody needs the buffer any more: it is the cells
-                return Cells(a, 1, width, self._offset, part.value[: part.n], part.time[: part.n], _NO_NAMES)
+                times = part.time[: part.n] if self.timed else part.time
+                return Cells(a, 1, width, self._offset, part.value[: part.n], times, _NO_NAMES)
+        parts = self._parts(a, b)
         offset = np.zeros((b - a + 1) * width + 1, np.int64)
         for step, part in parts:
             mixed = part is self._overflow

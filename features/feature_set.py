@@ -16,7 +16,7 @@ from features.rollup import Sketches
 from features.window import WindowBase
 from telemetry.errors import InputError, StoreError
 from telemetry.types import Bool, Events, Float64, Int64, Nanos, Panel, SeriesKey, Snapshot, State
-from telemetry.watermark import Crossings, Watermark
+from telemetry.watermark import Watermark
 
 __all__ = ["FeatureSet"]
 
@@ -171,9 +171,12 @@ class FeatureSet:
         Past the builder's own watermark this ends the stream there: what comes below later is late.
         """
         crossed = self._watermark.raise_to(watermark_ns)
-        if crossed.rows:
-            self._advance(crossed)
-        return tuple([g.fetch(watermark_ns, self._clock) for g in self._groups])
+        panels = []
+        for group in self._groups:
+            if crossed.rows:
+                group.advance(crossed)
+            panels.append(group.fetch(watermark_ns, self._clock))
+        return tuple(panels)
 
     def _push(self, events: Events) -> None:
         series, time, seen, value = _uniform(events)
@@ -186,11 +189,8 @@ class FeatureSet:
         for p, local in zip(self._pipelines, table.local_of, strict=True):
             p.base.append(series, time, value, keep, local)
         if crossed.rows:
-            self._advance(crossed)
-
-    def _advance(self, crossed: Crossings) -> None:
-        for group in self._groups:
-            group.advance(crossed)
+            for group in self._groups:
+                group.advance(crossed)
 
     def _table(self, keys: tuple[SeriesKey, ...]) -> _Table:
         for table in self._tables:

@@ -130,9 +130,11 @@ class Group:
 
     def _close(self, first: int, last: int, alive: Bool | None) -> None:
         step = self.step_ns
-        ends = (
-            np.array([(first + 1) * step]) if first == last else np.arange((first + 1) * step, (last + 2) * step, step)
-        )
+        if first == last:
+            ends = np.empty(1, np.int64)
+            ends[0] = (first + 1) * step
+        else:
+            ends = np.arange((first + 1) * step, (last + 2) * step, step)
         if len(self.pipelines) == 1:
             self.ready.append((ends, self.pipelines[0].close(first, last, alive)))
             return
