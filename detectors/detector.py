@@ -61,7 +61,8 @@ class Detector:
         for panel in self.features.close(watermark_ns):
             if len(panel.end_ns) and panel.keys:
                 alerts += self._score(panel)
-        alerts.sort(key=lambda a: (a.end_ns, a.id))
+        if len(alerts) > 1:
+            alerts.sort(key=lambda a: (a.end_ns, a.id))
         return alerts
 
     def fit(self, history: tuple[Panel, ...], spread: Spread | None = None, *, split: bool = False) -> None:

@@ -175,6 +175,7 @@ class BudgetPolicy:
         self._keys: tuple[SeriesKey, ...] = ()
         self._columns: tuple[str, ...] = ()
         self._at = 0
+        self._window_ns, self._log_windows = 0, 0.0  # of the last windows
         self._resize(0)
 
     def _resize(self, n: int) -> None:
@@ -212,8 +213,11 @@ class BudgetPolicy:
 
     def decide(self, end_ns: Int64, window_ns: Nanos, surprise: Float64) -> Decision:
         """Decide windows in order; `surprise` is (windows, series, columns)."""
+        if window_ns != self._window_ns:
+            self._window_ns = window_ns
+            self._log_windows = math.log10(max(DAY_NS / window_ns / self.per_day, 1.0))
         if self.threshold is None:
-            log_windows, choices = math.log10(max(DAY_NS / window_ns / self.per_day, 1.0)), 1.0
+            log_windows, choices = self._log_windows, 1.0
         else:
             log_windows, choices = float(self.threshold), 0.0
         shape = surprise.shape

@@ -33,7 +33,7 @@ def _uniform(events: Events) -> tuple[Int64, Int64, Int64, Int64 | Float64]:
     series, time, seen, value = events.series, events.time_ns, events.seen_ns, events.value
     if not (
         series.flags.carray and time.flags.carray and seen.flags.carray and value.flags.carray
-        and series.dtype == time.dtype == seen.dtype == _INT and (value.dtype == _INT or value.dtype == _FLOAT)
+        and series.dtype is time.dtype is seen.dtype is _INT and (value.dtype is _INT or value.dtype is _FLOAT)
     ):  # fmt: skip
         series, time, seen = _fixed(series, _INT), _fixed(time, _INT), _fixed(seen, _INT)
         value = _fixed(value, _INT if value.dtype == _INT else _FLOAT)

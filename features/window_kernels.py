@@ -33,6 +33,16 @@ def fill(offset, values, first, windows, alive, born, want, level, exact, probs,
         same[alike] = spot[p]
         alike += 1
     others = want[0] >= 0 or want[1] >= 0 or want[2] >= 0 or want[7] >= 0
+    if blank and windows == 1 and values.shape[0] == width and not others and not spread:
+        one = True  # as of a sampler's sweep
+        for s in range(width):
+            one &= offset[s] == s
+        if one:
+            for s in range(width):
+                born[s] = True
+                for k in range(alike):
+                    out[first, s, same[k]] = values[s]
+            return
     if blank:
         out[first : first + windows] = np.nan
     for w in range(first, first + windows):

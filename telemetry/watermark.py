@@ -170,7 +170,7 @@ class Crossings(NamedTuple):
         The watermark then; the largest time before the event that moved it; the least time admitted so far; the
         largest time of the slowest host of those heard of.
     host_ns : (R, H) int64
-        Each host's largest time then; `NEVER` before its first event.
+        Each host's largest time then; `NEVER` before its first event. Valid until the next batch is judged.
     """
 
     rows: list[list[Nanos]]
@@ -305,7 +305,7 @@ class Watermark:
         if watermark_ns <= mark or newest == NEVER:
             return _NO_CROSSINGS
         self._mem[_WM] = watermark_ns
-        return Crossings([[watermark_ns, newest, first, least]], self._host_max[None, : len(self._hosts)].copy())
+        return Crossings([[watermark_ns, newest, first, least]], self._host_max[None])
 
     def hosts_of(self, keys: Sequence[SeriesKey]) -> Int64:
         """Index of each key's host (registered if new)."""
