@@ -239,7 +239,8 @@ class LightModel:
         said, side = np.empty((4 if explain else 1, *shape)), np.empty(shape, np.int8)
         prm, quanta = self._ready or self._settings()
         advance_light(
-            np.ascontiguousarray(values), slots, prm, quanta, self._registers, self._tails, self._profile, said, side
+            np.ascontiguousarray(values), slots, prm, quanta, self._registers, self._tails, self._profile, said, side,
+            True if len(self._tails) == 1 else None,
         )  # fmt: skip
         if explain:
             return Scores(keys, self._columns, end_ns, said[0], side, said[1], said[2], said[3])

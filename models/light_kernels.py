@@ -186,7 +186,7 @@ def _end(q: Array, t: Array, room: int, lanes: int, has_slots: bool, flagged: in
     return due
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 def _block(
     values: Array,
     slots: Array,
@@ -210,7 +210,7 @@ def _block(
     alpha, beta, clip, warmup, memory = prm[0], prm[1], prm[2], prm[3], prm[4]
     period, relearn, flag, slot_gain, claim = prm[5], prm[6], prm[11], prm[12], prm[13]
     last = first + lanes
-    room = (lanes + 3) & -4
+    room = (lanes + 3) & -4 if lanes > 1 else 1
     for i in range(room):
         t[X + i] = 0.0
         t[ON + i] = 0.0
@@ -266,6 +266,7 @@ def advance_light(
     profile: Array,
     said: Array,
     side: Array,
+    alone: Array,
 ) -> None:
     """Score, then learn, window by window.
 
@@ -287,6 +288,8 @@ def advance_light(
     said : (4, W, S, C) float64, out, or (1, W, S, C)
         Surprise; expected, low, high.
     side : (W, S, C) int8, out
+    alone : True or None
+        True if there is one channel: a type of its own, for which loops over lanes are compiled to none.
     """
     windows, channels = values.shape[0], values.shape[1] * values.shape[2]
     rows, sides = values.reshape((windows, channels)), side.reshape((windows, channels))
@@ -295,7 +298,10 @@ def advance_light(
     at, flat = np.zeros(2 * BLOCK + 1, np.int64), tails.reshape(-1)
     for b in range(r.shape[0]):
         first = b * BLOCK
-        lanes = min(channels - first, BLOCK)
+        if alone is None:
+            lanes = min(channels - first, BLOCK)
+        else:
+            lanes = 1
         _block(
             rows, slots, prm, quanta, r[b], t, kept, at, tails, flat, profile, all_said, sides, first, lanes
         )  # fmt: skip
