@@ -64,8 +64,8 @@ def bare_kernel(whole: Events) -> None:
         part = whole[a : a + PER_SECOND]
         n = len(part)
         append(
-            part.series, part.time_ns, part.value, np.empty(0, np.bool_), False, local, True, 0, False, 0, 0, 0, 1 << 62,
-            *ring, 0, *ring, 0, *ring, 0,
+            part.series, part.time_ns, part.value, np.empty(0, np.bool_), False, local, True, 0, False, 0, 0, 0,
+            1 << 62, *ring, 0, *ring, 0, *ring, 0,
         )  # fmt: skip
         offset = np.zeros(SERIES + 1, np.int64)
         count(ring[0], none, n, False, SECOND, 0, 0, 0, 1, SERIES, offset)
