@@ -56,7 +56,7 @@ def bare_kernel(whole: Events) -> None:
     from features.window_kernels import fill
 
     none, names, local = np.empty(0, np.int64), np.empty(0, np.int32), np.arange(SERIES)
-    hist = np.zeros(SPAN, np.int32)
+    edge, hist = np.zeros(2), np.zeros(SPAN, np.int32)
     ring, values = (np.empty(PER_SECOND, np.int32), none, np.empty(PER_SECOND)), np.empty(PER_SECOND)
     want = np.array([0, 1, -1, 2, 3, -1, -1, -1])
     alive, born = np.ones((1, SERIES), np.bool_), np.zeros(SERIES, np.bool_)
@@ -75,8 +75,8 @@ def bare_kernel(whole: Events) -> None:
             ring[0], none, ring[2], n, False, SECOND, 0, 0, 0, 1, SERIES, False, at_cell, names, none, values
         )  # fmt: skip
         fill(
-            offset, values[:n], 0, 1, alive, born, want, np.inf, False, np.array(PROBS), np.arange(4, 8), hist, True,
-            np.empty((1, SERIES, 8)),
+            offset, values[:n], 0, 1, alive, born, want, np.inf, False, np.array(PROBS), np.arange(4, 8), hist, edge,
+            edge.view(np.int64), True, np.empty((1, SERIES, 8)),
         )  # fmt: skip
 
 
