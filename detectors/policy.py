@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numba import njit
 
+from models.keyed import rows_before
 from telemetry.errors import ConfigError, StoreError
 from telemetry.types import Float64, Int8, Int64, Nanos, SeriesKey, State
 
@@ -202,13 +203,17 @@ class BudgetPolicy:
         if columns == self._columns and tuple(keys) == self._keys:
             self._keys = tuple(keys)  # the caller's own tuple: the same one again costs nothing
             return
-        at = {(k, c): i for i, (k, c) in enumerate((k, c) for k in self._keys for c in self._columns)}
-        self._keys, self._columns = tuple(keys), columns
-        take = np.array([at.get((k, c), -1) for k in keys for c in columns], np.int64)
+        new = tuple(keys)
+        if columns == self._columns:
+            before = rows_before(self._keys, new, len(columns))
+        else:
+            known = {(k, c): i for i, (k, c) in enumerate((k, c) for k in self._keys for c in self._columns)}
+            before = np.array([known.get((k, c), -1) for k in new for c in columns], np.int64)
+        self._keys, self._columns = new, columns
         ring, marks = self._ring, self._marks
-        self._resize(len(take))
-        stay = np.flatnonzero(take >= 0)
-        self._ring[:, stay], self._marks[:, stay] = ring[:, take[stay]], marks[:, take[stay]]
+        self._resize(len(before))
+        stay = np.flatnonzero(before >= 0)
+        self._ring[:, stay], self._marks[:, stay] = ring[:, before[stay]], marks[:, before[stay]]
         self._count()
 
     def decide(self, end_ns: Int64, window_ns: Nanos, surprise: Float64) -> Decision:

@@ -7,6 +7,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from telemetry.wire.prefetch import prefetch
+
 __all__ = ["append", "append_whole", "ascending", "count", "in_sweeps", "scatter"]
 
 
@@ -178,7 +180,10 @@ def count(series, time, n, mixed, step, here, first, last, reach, width, offset)
 def scatter(
     series, time, value, n, mixed, step, here, first, last, reach, width, timed, at_cell, names, times, values
 ):  # fmt: skip
-    """Put values (and, if `timed`, times; and flagged series, if there is room for them) at their cells."""
+    """Put values (and, if `timed`, times; and flagged series, if there is room for them) at their cells.
+
+    Each cell is a stream of its own, too many for the processor to foresee: it is told of a cell's next cache line.
+    """
     named = names.shape[0] > 0
     if reach == 1 and not mixed and not named:  # the common case, plain
         cell = (here - first) * width
@@ -189,12 +194,15 @@ def scatter(
                 at_cell[c] = k + 1
                 values[k] = value[i]
                 times[k] = time[i]
+                prefetch(values, k + 8)
+                prefetch(times, k + 8)
         else:
             for i in range(n):
                 c = cell + series[i]
                 k = at_cell[c]
                 at_cell[c] = k + 1
                 values[k] = value[i]
+                prefetch(values, k + 8)
         return
     at = here
     lo = hi = 0

@@ -116,61 +116,71 @@ def rates(
 
 
 @njit(cache=True, nogil=True)
-def rates_of_sweeps(values, times, held_t, held, wrap, gap, out):
-    """The same of one window, of whole sweeps (sweeps, series) of integers in order of time, without a reboot."""
-    for s in range(values.shape[1]):
-        t0 = held_t[s]
-        v0 = held[s]
-        wraps = wrap[s]
-        ups = 0
-        span = 0
-        resets = 0
-        pairs = 0
-        for i in range(values.shape[0]):
-            t = times[i, s]
-            v = values[i, s]
-            if t0 > -FAR:
-                d = v - v0
-                if d < 0 and wraps and 2147483648 <= v0 < 4294967296 and d < -2147483648:
-                    d += 4294967296
-                if d < 0 or d >= FAR:
-                    resets += 1
-                elif t - t0 <= gap:
-                    ups += d
-                    span += t - t0
-                    pairs += 1
-            t0 = t
-            v0 = v
-        held_t[s] = t0
-        held[s] = v0
-        out[s, 0] = ups
-        out[s, 1] = span
-        out[s, 2] = resets
-        out[s, 3] = values.shape[0]
-        out[s, 4] = pairs
+def _odd(value, time, before, time_before, gap, odd):
+    """Leave odd[k] 0 only where series k went up, within the gap: a shift by 62 leaves 0 of 0 .. FAR - 1 alone."""
+    for k in range(odd.shape[0]):
+        odd[k] |= (value[k] - before[k]) >> 62 | (gap - (time[k] - time_before[k])) >> 62
 
 
 @njit(cache=True, nogil=True)
+def rates_of_sweeps(values, times, held_t, held, wrap, gap, out):
+    """The same of one window, of whole sweeps (sweeps, series) of integers in order of time, without a reboot."""
+    sweeps, width = values.shape
+    odd = np.zeros(width, np.int64)
+    before, time_before = held[:width], held_t[:width]
+    for i in range(sweeps):
+        _odd(values[i], times[i], before, time_before, gap, odd)
+        before, time_before = values[i], times[i]
+    for s in range(width):
+        t0 = held_t[s]
+        v0 = held[s]
+        held_t[s] = times[sweeps - 1, s]
+        held[s] = values[sweeps - 1, s]
+        ups = held[s] - v0
+        span = held_t[s] - t0
+        resets = 0
+        pairs = sweeps
+        if odd[s]:
+            ups = span = pairs = 0
+            wraps = wrap[s]
+            for i in range(sweeps):
+                t = times[i, s]
+                v = values[i, s]
+                if t0 > -FAR:
+                    d = v - v0
+                    if d < 0 and wraps and 2147483648 <= v0 < 4294967296 and d < -2147483648:
+                        d += 4294967296
+                    if d < 0 or d >= FAR:
+                        resets += 1
+                    elif t - t0 <= gap:
+                        ups += d
+                        span += t - t0
+                        pairs += 1
+                t0 = t
+                v0 = v
+        out[s, 0] = ups
+        out[s, 1] = span
+        out[s, 2] = resets
+        out[s, 3] = sweeps
+        out[s, 4] = pairs
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def finish(inner, want, out):
     """Columns `want` (0 rate, 1 increment, 2 exposure in s, 3 resets, 4 samples) of the sums of windows."""
-    for w in range(inner.shape[0]):
-        for s in range(inner.shape[1]):
-            up, span, resets, samples, pairs = inner[w, s]
-            good = pairs > 0.0 and resets == 0.0
-            for c in range(want.shape[0]):
-                x = np.nan
+    for c in range(want.shape[0]):
+        for w in range(inner.shape[0]):
+            for s in range(inner.shape[1]):
+                good = (inner[w, s, 4] > 0.0) & (inner[w, s, 2] == 0.0)
+                span = inner[w, s, 1] * 1e-9
                 if want[c] == 0:
-                    if good and span > 0.0:
-                        x = up / (span * 1e-9)
+                    out[w, s, c] = inner[w, s, 0] / span if good & (span > 0.0) else np.nan
                 elif want[c] == 1:
-                    if good:
-                        x = up
+                    out[w, s, c] = inner[w, s, 0] if good else np.nan
                 elif want[c] == 2:
-                    if good:
-                        x = span * 1e-9
-                elif samples > 0.0:
-                    x = resets if want[c] == 3 else samples
-                out[w, s, c] = x
+                    out[w, s, c] = span if good else np.nan
+                else:
+                    out[w, s, c] = inner[w, s, want[c] - 1] if inner[w, s, 3] > 0.0 else np.nan
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -179,7 +189,8 @@ def _sweep(names, time, at, value, names_before, time_before, at_before, before,
     other = np.int64(0)
     for k in range(value.shape[0]):
         d = value[k] - before[k]
-        out[k] = d * per_s if np.uint64(d) < UFAR else np.nan
+        # The shift says 0 <= d < FAR; as uint64 it becomes a float in vectors, which AVX2 has not for int64.
+        out[k] = np.uint64(d) * per_s if d >> 62 == 0 else np.nan
         other |= (names[k] ^ names_before[k]) | (time[k] ^ at)
     if time_before.shape[0]:
         for k in range(value.shape[0]):

@@ -17,21 +17,27 @@ from numba import njit
 __all__ = [
     "EXACT",
     "MAX_ERROR",
+    "SORTED",
     "SPAN",
     "bucket_middle",
     "bucket_of",
     "quantiles_exact",
     "quantiles_sketch",
     "sort_with",
+    "summary",
 ]
 
 EXACT = 24
 """Up to so many values a quantile is exact."""
 
+SORTED = 64
+"""Up to so many values exact quantiles come of a sort; of more, only the buckets in which they lie are sorted."""
+
 MAX_ERROR = 1 / 128
 """Largest relative error of an order statistic read from a sketch (normal float64 numbers)."""
 
 SPAN = 4096  # buckets of the reused histogram: 16 kB, stays in the first cache
+_MASK = SPAN - 1  # bucket b is counted at `b & _MASK`: around and around, so nobody need know the first one
 
 
 @njit(cache=True, nogil=True)
@@ -122,6 +128,23 @@ def bucket_middle(bucket, edge, edge_bits):
 
 
 @njit(cache=True, nogil=True)
+def summary(v, bits, level, hist, counted):
+    """Sum, least and largest of v, and how many are above `level`; if `counted`, `hist` counts its buckets."""
+    total = 0.0
+    low = high = v[0]
+    over = 0
+    for i in range(v.shape[0]):
+        x = v[i]
+        total += x
+        low = min(low, x)
+        high = max(high, x)
+        over += x > level
+        if counted:
+            hist[bucket_of(bits[i]) & _MASK] += 1
+    return total, low, high, over
+
+
+@njit(cache=True, nogil=True)
 def _range(low, high, edge, edge_bits):
     """First bucket and number of buckets from `low` to `high`."""
     edge[0], edge[1] = low, high
@@ -135,11 +158,12 @@ def _range(low, high, edge, edge_bits):
 def quantiles_sketch(v, bits, low, high, probs, hist, edge, edge_bits, out):
     """Quantiles of v (between `low` and `high`) to within the sketch's error.
 
-    `bits` is v seen as int64; `probs` rise; `hist` comes all zero and is left so; v may be left sorted.
+    `bits` is v seen as int64; `probs` rise; `hist` comes as `summary` counted and is left zero; v may be left sorted.
     """
     n = v.shape[0]
     first, span = _range(low, high, edge, edge_bits)
-    if span > hist.shape[0]:  # many octaves: buckets keep the order, so those of the sorted values are theirs
+    if span > SPAN:  # many octaves: buckets keep the order, so those of the sorted values are theirs
+        hist[:] = 0
         sort_with(v, probs[:0], 0, n)
         for p in range(probs.shape[0]):
             r = probs[p] * (n - 1)
@@ -152,9 +176,7 @@ def quantiles_sketch(v, bits, low, high, probs, hist, edge, edge_bits, out):
                     x += (y - x) * f
             out[p] = x
         return
-    for i in range(n):
-        hist[bucket_of(bits[i]) - first] += 1
-    at = -1
+    at = first - 1
     below = 0  # values in buckets up to `at`
     for p in range(probs.shape[0]):
         r = probs[p] * (n - 1)
@@ -162,35 +184,35 @@ def quantiles_sketch(v, bits, low, high, probs, hist, edge, edge_bits, out):
         f = r - k
         while below <= k:
             at += 1
-            below += hist[at]
-        x = min(max(bucket_middle(at + first, edge, edge_bits), low), high)
+            below += hist[at & _MASK]
+        x = min(max(bucket_middle(at, edge, edge_bits), low), high)
         if f > 0.0 and below <= k + 1 and k + 1 < n:
             beyond = at + 1
-            while hist[beyond] == 0:
+            while hist[beyond & _MASK] == 0:
                 beyond += 1
-            y = min(max(bucket_middle(beyond + first, edge, edge_bits), low), high)
+            y = min(max(bucket_middle(beyond, edge, edge_bits), low), high)
             x += (y - x) * f
         out[p] = x
-    for k in range(span):
-        hist[k] = 0
+    for k in range(first, first + span):
+        hist[k & _MASK] = 0
 
 
 @njit(cache=True, nogil=True)
 def quantiles_exact(v, bits, low, high, probs, hist, edge, edge_bits, out):
-    """Quantiles of v as a sort gives them: the histogram says in which buckets they lie, only those are sorted."""
+    """Quantiles of v as a sort gives them; where v has more than `SORTED` values, `hist` comes as `summary` counted."""
     n = v.shape[0]
     first, span = _range(low, high, edge, edge_bits)
-    if n <= 64 or span > hist.shape[0]:
+    if n <= SORTED or span > SPAN:
+        if n > SORTED:
+            hist[:] = 0
         sort_with(v, probs[:0], 0, n)
         for p in range(probs.shape[0]):
             out[p] = _between(v, 0, n, probs[p])
         return
-    for i in range(n):
-        hist[bucket_of(bits[i]) - first] += 1
     most = 2 * probs.shape[0]
     bucket, base, place = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most + 1, np.int64)
     found = 0  # buckets wanted
-    at = -1
+    at = first - 1
     below = 0
     place[0] = 0
     for p in range(probs.shape[0]):
@@ -199,20 +221,20 @@ def quantiles_exact(v, bits, low, high, probs, hist, edge, edge_bits, out):
         for rank in range(k, min(k + 2, n)):
             while below <= rank:
                 at += 1
-                below += hist[at]
-            if found == 0 or bucket[found - 1] != at:
-                bucket[found] = at
-                base[found] = below - hist[at]
-                place[found + 1] = place[found] + hist[at]
+                below += hist[at & _MASK]
+            if found == 0 or bucket[found - 1] != at & _MASK:
+                bucket[found] = at & _MASK
+                base[found] = below - hist[bucket[found]]
+                place[found + 1] = place[found] + hist[bucket[found]]
                 found += 1
-    for k in range(span):
-        hist[k] = 0
+    for k in range(first, first + span):
+        hist[k & _MASK] = 0
     for j in range(found):
         hist[bucket[j]] = j + 1
     some = np.empty(place[found])
     fill = place[:found].copy()
     for i in range(n):
-        j = hist[bucket_of(bits[i]) - first]
+        j = hist[bucket_of(bits[i]) & _MASK]
         if j > 0:
             some[fill[j - 1]] = v[i]
             fill[j - 1] += 1

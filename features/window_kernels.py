@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from features.sketch import quantiles_exact, quantiles_sketch, sort_with
+from features.sketch import EXACT, SORTED, quantiles_exact, quantiles_sketch, sort_with, summary
 
 __all__ = ["by_time", "fill"]
 
@@ -76,16 +76,8 @@ def fill(
                 continue
             row = out[w, s]
             v = values[a:b]
-            total = 0.0
-            low = v[0]
-            high = low
-            over = 0
-            for i in range(n):
-                x = v[i]
-                total += x
-                low = min(low, x)
-                high = max(high, x)
-                over += x > level
+            counted = probs.shape[0] > 0 and n > (SORTED if exact else EXACT)
+            total, low, high, over = summary(v, bits[a:b], level, hist, counted)
             if want[0] >= 0:
                 row[want[0]] = n
             if want[1] >= 0:
@@ -113,7 +105,7 @@ def fill(
             if want[7] >= 0:
                 row[want[7]] = over
             if probs.shape[0]:
-                if exact or n <= 24:
+                if exact or n <= EXACT:
                     quantiles_exact(v, bits[a:b], low, high, probs, hist, edge, edge_bits, found)
                 else:
                     quantiles_sketch(v, bits[a:b], low, high, probs, hist, edge, edge_bits, found)

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from models.keyed import pack_names, unpack_names, within
+from models.keyed import ChannelState, within
 from models.light import quantum_of
-from telemetry.errors import ConfigError, StoreError
+from telemetry.errors import StoreError
 from telemetry.types import Panel, Scores, SeriesKey, State
 
 __all__ = ["CountModel", "negative_binomial_surprise"]
@@ -155,9 +155,7 @@ class CountModel:
             ("flag", flag, 0, 99),
         )
         self._prm = np.array([warmup, memory, flag], np.float64)
-        self._keys: tuple[SeriesKey, ...] = ()
-        self._columns: tuple[str, ...] = ()
-        self._r = np.zeros((0, len(_FIELDS)))
+        self._state = ChannelState("counts", lambda channels: {"registers": np.zeros((channels, len(_FIELDS)))})
 
     def fit(self, history: Panel) -> None:
         """Learn from history by passing over it once."""
@@ -166,35 +164,22 @@ class CountModel:
 
     def align(self, keys: Sequence[SeriesKey]) -> None:
         """Let the state follow the keys; new ones start cold."""
-        new = tuple(keys)
-        if new != self._keys and self._columns:
-            width, old = len(self._columns), self._r
-            where = {k: i for i, k in enumerate(self._keys)}
-            self._r = np.zeros((len(new) * width, len(_FIELDS)))
-            for i, k in enumerate(new):
-                if k in where:
-                    self._r[i * width : (i + 1) * width] = old[where[k] * width : (where[k] + 1) * width]
-        self._keys = new
+        self._state.align(keys)
 
     def advance(self, panel: Panel, *, explain: bool = False) -> Scores:
         """Score then learn; a negative or missing value changes nothing."""
-        if not self._columns:
-            self._columns = panel.channels
-            self._r = np.zeros((len(panel.keys) * len(self._columns), len(_FIELDS)))
-            self._keys = panel.keys
-        elif panel.channels != self._columns:
-            raise ConfigError(f"counts: learnt columns {self._columns}, got {panel.channels}")
-        self.align(panel.keys)
+        self._state.settle(panel)
         values = panel.channel_values()
         flat = values.reshape(len(values), -1)
-        unit = np.array([1e9 / panel.window_ns if quantum_of(c, panel.window_ns) > 1.0 else 1.0 for c in self._columns])
+        window = panel.window_ns
+        unit = np.array([1e9 / window if quantum_of(c, window) > 1.0 else 1.0 for c in panel.channels])
         surprise, side = np.empty(flat.shape), np.empty(flat.shape, np.int8)
         band = np.empty((1, *flat.shape) if explain else (0, 0, 0))
-        _advance(flat, unit, self._prm, self._r, surprise, side, band)
+        _advance(flat, unit, self._prm, self._state.rows["registers"], surprise, side, band)
         expected = band[0].reshape(values.shape) if explain else None
         return Scores(
             panel.keys,
-            self._columns,
+            panel.channels,
             panel.end_ns,
             surprise.reshape(values.shape),
             side.reshape(values.shape),
@@ -203,11 +188,7 @@ class CountModel:
 
     def snapshot(self) -> State:
         """All memory as plain arrays."""
-        return {
-            "version": np.array([_VERSION]),
-            **pack_names(self._keys, self._columns),
-            "registers": self._r.copy(),
-        }
+        return {"version": np.array([_VERSION]), **self._state.pack()}
 
     def restore(self, state: State) -> None:
         """Continue exactly where `snapshot` was taken.
@@ -219,5 +200,4 @@ class CountModel:
         """
         if int(state["version"][0]) != _VERSION:
             raise StoreError(f"counts: expected state version {_VERSION}, got {int(state['version'][0])}")
-        self._keys, self._columns = unpack_names(state)
-        self._r = np.array(state["registers"], np.float64)
+        self._state.unpack(state)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from models.careful import MEMO, creep, middle, weigh
 from models.count_scale import EARLY, EARLY_FIELDS, counts_in, from_root, to_root
-from models.keyed import pack_names, rows_that_stay, unpack_names, within
+from models.keyed import ChannelState, within
 from models.novelty import LAG, MEMORIES, STRETCH
 from models.own_evidence import OWN, compare
 from models.seasonal_slots import PROFILE
@@ -262,12 +262,10 @@ class FullModel:
         self._clock = bool(clock)
         within("full", ("careful", careful, 0.0, 1e6))
         self._creep, self._careful = bool(creep), float(careful)
-        self._keys: tuple[SeriesKey, ...] = ()
-        self._columns: tuple[str, ...] = ()
         self._slots = 0
-        self._state: dict[str, Any] = {}
+        self._state = ChannelState("full", self._fresh)
 
-    def _shapes(self, channels: int) -> dict[str, Any]:
+    def _fresh(self, channels: int) -> dict[str, Any]:
         return {
             "reg": np.zeros((channels, REGISTERS)),
             "rings": np.zeros((channels, 4, RING)),
@@ -296,27 +294,15 @@ class FullModel:
 
     def align(self, keys: Sequence[SeriesKey]) -> None:
         """Let the state follow the keys; new ones start cold, those that left are forgotten."""
-        new = tuple(keys)
-        if new == self._keys:
-            return
-        width = len(self._columns)
-        to, at = rows_that_stay(self._keys, new, width)
-        old, self._keys = self._state, new
-        if not width:
-            return
-        self._state = self._shapes(len(new) * width)
-        for name, array in self._state.items():
-            array[to] = old[name][at]
+        self._state.align(keys)
 
     def _settle(self, panel: Panel) -> None:
         slots = (_CLOCK_SLOTS if "clock_slot" in panel.columns else _DAY_SLOTS) if self._clock else 1
-        if not self._columns:
-            self._columns, self._slots = panel.channels, slots
-            self._keys = tuple(panel.keys)
-            self._state = self._shapes(len(self._keys) * len(self._columns))
-        elif panel.channels != self._columns or slots != self._slots:
-            raise ConfigError(f"full: learnt columns {self._columns}, {self._slots} slots; got {panel.columns}")
-        self.align(panel.keys)
+        if not self._state.columns:
+            self._slots = slots
+        elif slots != self._slots:
+            raise ConfigError(f"full: learnt {self._slots} slots of the clock; got columns {panel.columns}")
+        self._state.settle(panel)
 
     def _calendar(self, panel: Panel) -> tuple[NDArray[np.int32], Int8, Float64]:
         second = panel.end_ns // 1_000_000_000
@@ -344,10 +330,10 @@ class FullModel:
         evidence = np.full((windows, channels), np.nan)
         side = np.zeros((windows, channels), np.int8)
         bands = np.full((3, windows, channels) if explain else (0, 0, 0), np.nan)
-        k = self._state
+        k = self._state.rows
         _advance(
             values.reshape(windows, channels),
-            len(self._columns),
+            len(panel.channels),
             slots,
             others,
             angles,
@@ -373,19 +359,15 @@ class FullModel:
             If columns or clock are not those that it learnt.
         """
         evidence, side, bands = self.evidence(panel, explain=explain)
-        shape = (len(panel.end_ns), len(self._keys), len(self._columns))
+        shape = (len(panel.end_ns), len(panel.keys), len(panel.channels))
         band = [b.reshape(shape) for b in bands] if explain else [None, None, None]
         return Scores(
-            panel.keys, self._columns, panel.end_ns, surprise_of(evidence).reshape(shape), side.reshape(shape), *band
+            panel.keys, panel.channels, panel.end_ns, surprise_of(evidence).reshape(shape), side.reshape(shape), *band
         )
 
     def snapshot(self) -> State:
         """All memory as plain arrays, with the keys and columns that they belong to."""
-        return {
-            "version": np.array([_VERSION, self._slots]),
-            **pack_names(self._keys, self._columns),
-            **{name: array.copy() for name, array in self._state.items()},
-        }
+        return {"version": np.array([_VERSION, self._slots]), **self._state.pack()}
 
     def restore(self, state: State) -> None:
         """Continue exactly where `snapshot` was taken.
@@ -399,9 +381,4 @@ class FullModel:
         if version != _VERSION:
             raise StoreError(f"full: state of version {version}, expected {_VERSION}")
         self._slots = int(state["version"][1])
-        self._keys, self._columns = unpack_names(state)
-        fresh = self._shapes(len(self._keys) * len(self._columns)) if self._columns else {}
-        for name, array in fresh.items():
-            if state[name].shape != array.shape:
-                raise StoreError(f"full: {name} of shape {state[name].shape}, expected {array.shape}")
-        self._state = {name: np.array(state[name], array.dtype) for name, array in fresh.items()}
+        self._state.unpack(state)

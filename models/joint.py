@@ -13,7 +13,7 @@ import numpy as np
 
 from models.joint_kernels import MARKS, VIEWS, advance_joint
 from models.joint_parts import STEPS
-from models.keyed import pack_names, unpack_names
+from models.keyed import pack_names, rows_before, unpack_names
 from models.light_tail import BUCKETS
 from telemetry.errors import ConfigError, StoreError
 from telemetry.types import Float64, Int64, Panel, Scores, SeriesKey, State
@@ -156,17 +156,12 @@ class JointModel:
         """Let the state follow the keys; a new series starts with no part in the regression."""
         new = tuple(keys)
         if new == self._keys:
-            self._keys = new
+            self._keys = new  # the caller's own tuple: the same one again costs nothing
             return
-        width = len(self._columns)
-        where = {k: i for i, k in enumerate(self._keys)}
-        take = np.array([where.get(k, -1) for k in new], np.int64)
+        take = rows_before(self._keys, new, len(self._columns))
         self._keys = new
-        if width:
-            self._carry(
-                (take[:, None] * width + np.arange(width)).ravel() * (take >= 0).repeat(width)
-                - (take < 0).repeat(width)
-            )
+        if self._columns:
+            self._carry(take)
 
     def _carry(self, take: Int64) -> None:
         """Rebuild all arrays: new channel `i` was old channel ``take[i]`` (-1: it is new)."""

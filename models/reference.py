@@ -15,9 +15,9 @@ from collections.abc import Sequence
 import numpy as np
 from numba import njit
 
-from models.keyed import pack_names, rows_that_stay, unpack_names, within
+from models.keyed import ChannelState, within
 from telemetry.errors import StoreError
-from telemetry.types import Panel, Scores, SeriesKey, State
+from telemetry.types import Float64, Panel, Scores, SeriesKey, State
 
 __all__ = ["ReferenceModel"]
 
@@ -188,15 +188,12 @@ class ReferenceModel:
         self._params = (float(warmup), float(memory), float(relearn), float(flag), float(refit))
         self._absent = float("nan") if absent is None else float(absent)
         self._seen = 0
-        self._keys: tuple[SeriesKey, ...] = ()
-        self._columns: tuple[str, ...] = ()
-        self._allocate(0)
+        self._state = ChannelState("reference", self._fresh)
 
-    def _allocate(self, channels: int) -> None:
+    def _fresh(self, channels: int) -> dict[str, Float64]:
         memory, relearn = int(self._params[1]), int(self._params[2])
-        self._ring = np.zeros((channels, memory))
-        self._spare = np.zeros((channels, min(memory, relearn)))
-        self._registers = np.zeros((channels, _FIELDS))
+        shapes = {"ring": memory, "spare": min(memory, relearn), "registers": _FIELDS}
+        return {name: np.zeros((channels, width)) for name, width in shapes.items()}
 
     def fit(self, history: Panel) -> None:
         """Learn from history by passing over it once, as if it had been live."""
@@ -205,23 +202,12 @@ class ReferenceModel:
 
     def align(self, keys: Sequence[SeriesKey]) -> None:
         """Let the state follow the keys; new ones start cold, those that left are forgotten."""
-        new = tuple(keys)
-        if new == self._keys:
-            return
-        width = len(self._columns)
-        to, at = rows_that_stay(self._keys, new, width)
-        old = (self._ring, self._spare, self._registers)
-        self._allocate(len(new) * width)
-        if width:
-            self._ring[to], self._spare[to], self._registers[to] = (x[at] for x in old)
-        self._keys = new
+        self._state.align(keys)
 
     def advance(self, panel: Panel, *, explain: bool = False) -> Scores:
         """Score then learn, window by window."""
-        columns = panel.channels
-        if columns != self._columns:
-            self._columns = columns
-            self._allocate(len(self._keys) * len(columns))
+        self._state.settle(panel)
+        columns, k = panel.channels, self._state.rows
         values = panel.channel_values()
         shape = values.shape
         flat = values.reshape(shape[0], -1)
@@ -231,7 +217,7 @@ class ReferenceModel:
         side = np.zeros(flat.shape, np.int8)
         _advance(
             flat, quantum, int(warmup), int(relearn), flag, int(refit), self._absent, self._seen,
-            self._ring, self._spare, self._registers, out[0], side, *out[1:],
+            k["ring"], k["spare"], k["registers"], out[0], side, *out[1:],
         )  # fmt: skip
         self._seen += shape[0]
         surprise, expected, lo, hi = (x.reshape(shape) for x in out)
@@ -240,23 +226,13 @@ class ReferenceModel:
         return Scores(panel.keys, columns, panel.end_ns, surprise, side.reshape(shape), expected, lo, hi)
 
     def snapshot(self) -> State:
-        return {
-            "params": np.array(self._params),
-            "seen": np.array(self._seen),
-            **pack_names(self._keys, self._columns),
-            "ring": self._ring.copy(),
-            "spare": self._spare.copy(),
-            "registers": self._registers.copy(),
-        }
+        return {"params": np.array(self._params), "seen": np.array(self._seen), **self._state.pack()}
 
     def restore(self, state: State) -> None:
         if tuple(float(x) for x in state["params"]) != self._params:
             raise StoreError("reference model state: it is of other parameters")
         self._seen = int(state["seen"])
-        self._keys, self._columns = unpack_names(state)
-        self._ring = np.array(state["ring"], np.float64)
-        self._spare = np.array(state["spare"], np.float64)
-        self._registers = np.array(state["registers"], np.float64)
+        self._state.unpack(state)
 
 
 def _quantum(column: str, window_ns: int) -> float:

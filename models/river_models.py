@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from models.keyed import pack_names, unpack_names
+from models.keyed import pack_names, rows_before, unpack_names
 from models.pickled import pack, unpack
 from models.surprise import Calibrator
 from telemetry.errors import ConfigError, StoreError
@@ -208,12 +208,12 @@ class RiverModel:
         new = tuple(keys)
         if new == self._keys:
             return
-        where = {k: i for i, k in enumerate(self._keys)}
-        width = len(self._columns)
-        take = [where[k] * width + c if k in where else -1 for k in new for c in range(width)]
+        before = rows_before(self._keys, new, len(self._columns))
         names = [(str(k), c) for k in new for c in self._columns]
-        self._channels = [self._channels[t] if t >= 0 else self._make(*n) for t, n in zip(take, names, strict=True)]
-        self._tail.take(np.array(take, np.int64))
+        self._channels = [
+            self._channels[b] if b >= 0 else self._make(*n) for b, n in zip(before.tolist(), names, strict=True)
+        ]
+        self._tail.take(before)
         self._keys = new
 
     def _settle(self, panel: Panel) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from models.keyed import pack_names, unpack_names
+from models.keyed import pack_names, rows_before, unpack_names
 from models.seasonal_fit import KINDS, Fitted, fit_series
 from models.spread import Spread
 from models.surprise import Calibrator
@@ -246,8 +246,7 @@ class SeasonalModel:
         new = tuple(keys)
         if new == self._keys:
             return
-        where, width = {k: i for i, k in enumerate(self._keys)}, len(self._columns)
-        take = np.array([where[k] * width + c if k in where else -1 for k in new for c in range(width)], np.int64)
+        take = rows_before(self._keys, new, len(self._columns))
         old = self._tables, self._profile, self._spread, self._other
         tail = self._tail
         self._empty(len(take), self._profile.shape[1])

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 from numba import njit
 
-from models.keyed import pack_names, rows_that_stay, unpack_names, within
-from telemetry.errors import ConfigError, StoreError
+from models.keyed import ChannelState, within
+from telemetry.errors import StoreError
 from telemetry.types import Float64, Int8, Panel, Scores, SeriesKey, State
 
 __all__ = ["BAR", "ShiftModel"]
@@ -178,14 +178,12 @@ class ShiftModel:
     def __init__(self, *, bar: float = BAR, least: float = 0.3, share: float = 0.05) -> None:
         within("shift", ("bar", bar, 1.0, 100.0), ("least", least, 0.0, 1e300), ("share", share, 0, 10))
         self._params = (float(bar), float(least), float(share))
-        self._keys: tuple[SeriesKey, ...] = ()
-        self._columns: tuple[str, ...] = ()
-        self._allocate(0)
+        self._state = ChannelState("shift", self._fresh)
 
-    def _allocate(self, channels: int) -> None:
-        self._rings = np.zeros((channels, _RING))
-        self._devs = np.zeros((channels, _DEVIATIONS))
-        self._reg = np.zeros((channels, _FIELDS))
+    @staticmethod
+    def _fresh(channels: int) -> dict[str, Float64]:
+        shapes = {"rings": _RING, "devs": _DEVIATIONS, "reg": _FIELDS}
+        return {name: np.zeros((channels, width)) for name, width in shapes.items()}
 
     def fit(self, history: Panel) -> None:
         """Learn from history by passing over it once, as if it had been live."""
@@ -194,16 +192,7 @@ class ShiftModel:
 
     def align(self, keys: Sequence[SeriesKey]) -> None:
         """Let the state follow the keys; new ones start cold, those that left are forgotten."""
-        new = tuple(keys)
-        if new == self._keys:
-            return
-        width = len(self._columns)
-        to, at = rows_that_stay(self._keys, new, width)
-        old = (self._rings, self._devs, self._reg)
-        self._keys = new
-        self._allocate(len(new) * width)
-        if width:
-            self._rings[to], self._devs[to], self._reg[to] = (x[at] for x in old)
+        self._state.align(keys)
 
     def advance(self, panel: Panel, *, explain: bool = False) -> Scores:
         """Score then learn; see `Model.advance`.
@@ -213,33 +202,23 @@ class ShiftModel:
         ConfigError
             If the columns are not those that it learnt.
         """
-        if not self._columns:
-            self._columns, self._keys = panel.channels, tuple(panel.keys)
-            self._allocate(len(self._keys) * len(self._columns))
-        elif panel.channels != self._columns:
-            raise ConfigError(f"shift: learnt columns {self._columns}, got {panel.channels}")
-        self.align(panel.keys)
+        self._state.settle(panel)
         values = panel.channel_values()
         shape = values.shape
         flat = values.reshape(shape[0], -1)
         surprise = np.full(flat.shape, np.nan)
         side = np.zeros(flat.shape, np.int8)
         level = np.full(flat.shape if explain else (0, 0), np.nan)
-        _advance(flat, self._rings, self._devs, self._reg, *self._params, surprise, side, level)
+        k = self._state.rows
+        _advance(flat, k["rings"], k["devs"], k["reg"], *self._params, surprise, side, level)
         expected = level.reshape(shape) if explain else None
         return Scores(
-            panel.keys, self._columns, panel.end_ns, surprise.reshape(shape), side.reshape(shape), expected=expected
+            panel.keys, panel.channels, panel.end_ns, surprise.reshape(shape), side.reshape(shape), expected=expected
         )
 
     def snapshot(self) -> State:
         """All memory as plain arrays, with the keys and columns that they belong to."""
-        return {
-            "version": np.array([_VERSION]),
-            **pack_names(self._keys, self._columns),
-            "rings": self._rings.copy(),
-            "devs": self._devs.copy(),
-            "reg": self._reg.copy(),
-        }
+        return {"version": np.array([_VERSION]), **self._state.pack()}
 
     def restore(self, state: State) -> None:
         """Continue exactly where `snapshot` was taken.
@@ -252,9 +231,4 @@ class ShiftModel:
         version = int(state["version"][0])
         if version != _VERSION:
             raise StoreError(f"shift: state of version {version}, expected {_VERSION}")
-        if state["reg"].ndim != 2 or state["reg"].shape[1] != _FIELDS:
-            raise StoreError(f"shift: registers of shape {state['reg'].shape}, expected (channels, {_FIELDS})")
-        self._keys, self._columns = unpack_names(state)
-        self._rings = np.array(state["rings"], np.float64)
-        self._devs = np.array(state["devs"], np.float64)
-        self._reg = np.array(state["reg"], np.float64)
+        self._state.unpack(state)

@@ -8,6 +8,7 @@ channel's own; the mean of the largest few becomes one surprise by its tail, wit
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,10 +16,10 @@ import numpy as np
 from numba import njit
 
 from models.joint_parts import solve_ridge
-from models.keyed import pack_names, unpack_names, within
+from models.keyed import ChannelState, within
 from models.light_tail import BUCKETS, refit_tail
-from telemetry.errors import ConfigError, StoreError
-from telemetry.types import Float64, Panel, Scores, SeriesKey, State
+from telemetry.errors import StoreError
+from telemetry.types import Float64, Int64, Panel, Scores, SeriesKey, State
 
 __all__ = ["SubspaceModel"]
 
@@ -180,10 +181,7 @@ class SubspaceModel:
         )
         self._prm = np.array([warmup, memory, flag, top], np.float64)
         self._rank = rank
-        self._keys: tuple[SeriesKey, ...] = ()
-        self._columns: tuple[str, ...] = ()
-        self._stats = np.zeros((0, 4))
-        self._basis = np.zeros((0, rank))
+        self._state = ChannelState("subspace", self._fresh)
         self._inverse = np.eye(rank)
         self._marks = np.zeros(3)
         self._table = np.zeros((1, 1, BUCKETS, 2), np.float32)
@@ -193,43 +191,33 @@ class SubspaceModel:
         self.align(history.keys)
         self.advance(history)
 
-    def _start(self, keys: Sequence[SeriesKey]) -> Float64:
-        """First direction of each channel, from its name: the same wherever the series stands in the panel."""
-        import zlib
+    def _fresh(self, channels: int) -> dict[str, Float64]:
+        return {"stats": np.zeros((channels, 4)), "basis": np.zeros((channels, self._rank))}
 
-        marks = [zlib.crc32(f"{k}\x00{c}".encode()) for k in keys for c in self._columns]
-        rows = [np.random.default_rng(m).normal(0.0, 0.1, self._rank) for m in marks]
-        return np.array(rows).reshape(-1, self._rank)
+    def _start(self, new: Int64) -> None:
+        """Give new channels a first direction by their name: the same wherever the series stands in the panel."""
+        width = len(self._state.columns)
+        for row in new.tolist():
+            name = f"{self._state.keys[row // width]}\x00{self._state.columns[row % width]}"
+            rng = np.random.default_rng(zlib.crc32(name.encode()))
+            self._state.rows["basis"][row] = rng.normal(0.0, 0.1, self._rank)
 
     def align(self, keys: Sequence[SeriesKey]) -> None:
         """Let the state follow the keys; a new series starts outside of the subspace."""
-        new = tuple(keys)
-        if new != self._keys and self._columns:
-            width, where = len(self._columns), {k: i for i, k in enumerate(self._keys)}
-            stats, basis = np.zeros((len(new) * width, 4)), self._start(new)
-            for i, k in enumerate(new):
-                if k in where:
-                    here, there = slice(i * width, (i + 1) * width), slice(where[k] * width, (where[k] + 1) * width)
-                    stats[here], basis[here] = self._stats[there], self._basis[there]
-            self._stats, self._basis = stats, basis
-        self._keys = new
+        self._start(self._state.align(keys))
 
     def advance(self, panel: Panel, *, explain: bool = False) -> Scores:
         """Score then learn; a row without any value changes nothing."""
-        if not self._columns:
-            self._columns, self._keys = panel.channels, panel.keys
-            self._stats, self._basis = np.zeros((len(panel.keys) * len(self._columns), 4)), self._start(panel.keys)
-        elif panel.channels != self._columns:
-            raise ConfigError(f"subspace: learnt columns {self._columns}, got {panel.channels}")
-        self.align(panel.keys)
+        self._start(self._state.settle(panel))
         values = panel.channel_values()
         flat = values.reshape(len(values), -1)
         joint, side, parts = np.empty(len(flat)), np.empty(flat.shape, np.int8), np.empty(flat.shape)
-        _advance(flat, self._prm, self._stats, self._basis, self._inverse, self._table, self._marks, joint, side, parts)
+        k = self._state.rows
+        _advance(flat, self._prm, k["stats"], k["basis"], self._inverse, self._table, self._marks, joint, side, parts)
         every = np.repeat(joint, flat.shape[1]).reshape(values.shape)
         return Scores(
             panel.keys,
-            self._columns,
+            panel.channels,
             panel.end_ns,
             every,
             side.reshape(values.shape),
@@ -240,9 +228,7 @@ class SubspaceModel:
         """All memory as plain arrays."""
         return {
             "version": np.array([_VERSION, self._rank]),
-            **pack_names(self._keys, self._columns),
-            "stats": self._stats.copy(),
-            "basis": self._basis.copy(),
+            **self._state.pack(),
             "inverse": self._inverse.copy(),
             "marks": self._marks.copy(),
             "table": self._table.copy(),
@@ -259,7 +245,6 @@ class SubspaceModel:
         found = [int(v) for v in state["version"]]
         if found != [_VERSION, self._rank]:
             raise StoreError(f"subspace: expected state of version and rank {[_VERSION, self._rank]}, got {found}")
-        self._keys, self._columns = unpack_names(state)
-        self._stats, self._basis = np.array(state["stats"], np.float64), np.array(state["basis"], np.float64)
+        self._state.unpack(state)
         self._inverse, self._marks = np.array(state["inverse"], np.float64), np.array(state["marks"], np.float64)
         self._table = np.array(state["table"], np.float32)

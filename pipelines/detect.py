@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from models.base import Model
 from pipelines.series_files import SUFFIXES, Table, read_table
 from telemetry.errors import ConfigError, InputError, NoDataError, StoreError, TailwatchError
 from telemetry.types import Bool, Float64, Panel, SeriesKey
@@ -76,7 +77,21 @@ def _panel(table: Table) -> Panel:
     return Panel(keys, ("value",), 1, table.time_ns, np.ascontiguousarray(table.values[:, :, None]))
 
 
-def score_table(table: Table, *, purpose: Purpose = "all", budget: Budget | None = None, joint: bool = False) -> Scored:
+def _fitted(model: Model, panel: Panel, history: Table | None) -> Model:
+    if history is not None:
+        model.fit(_panel(history))
+    model.align(panel.keys)
+    return model
+
+
+def score_table(
+    table: Table,
+    *,
+    purpose: Purpose = "all",
+    budget: Budget | None = None,
+    joint: bool = False,
+    history: Table | None = None,
+) -> Scored:
     """Score each row by the rows before it.
 
     Parameters
@@ -86,6 +101,8 @@ def score_table(table: Table, *, purpose: Purpose = "all", budget: Budget | None
     budget : Budget, optional
     joint : bool
         One surprise over all columns, with the columns that contribute most.
+    history : Table, optional
+        Rows of the same columns from before, to learn from.
     """
     from detectors.policy import ALERT
     from detectors.policy_rows import KEEP, RowsPolicy, needed
@@ -93,7 +110,7 @@ def score_table(table: Table, *, purpose: Purpose = "all", budget: Budget | None
     budget = budget or Budget()
     panel = _panel(table)
     if joint:
-        return _score_joint(table, panel, budget)
+        return _score_joint(table, panel, budget, history)
     surprise = np.full(table.values.shape, np.nan)
     score = np.zeros(table.values.shape)
     alert = np.zeros(table.values.shape, np.bool_)
@@ -102,8 +119,7 @@ def score_table(table: Table, *, purpose: Purpose = "all", budget: Budget | None
 
         per_row = _per_row(table, budget)
         careful = needed(max(per_row, 1e-9)) if per_row < SMALL_PER_ROW else 0.0
-        model = FullModel(clock=table.timed, creep=False, careful=careful)
-        model.align(panel.keys)
+        model = _fitted(FullModel(clock=table.timed, creep=False, careful=careful), panel, history)
         found = model.advance(panel).surprise
         policy = RowsPolicy(budget.per_1000, budget.per_day)
         policy.align(panel.keys, panel.channels)
@@ -113,9 +129,7 @@ def score_table(table: Table, *, purpose: Purpose = "all", budget: Budget | None
     if purpose != "events":
         from models.shift import BAR, ShiftModel
 
-        shift = ShiftModel()
-        shift.align(panel.keys)
-        moved = shift.advance(panel).surprise[:, :, 0]
+        moved = _fitted(ShiftModel(), panel, history).advance(panel).surprise[:, :, 0]
         told = moved >= BAR
         if purpose == "shifts":
             surprise = moved
@@ -138,14 +152,12 @@ def _apart(told: Bool, rows: int) -> Bool:
     return out
 
 
-def _score_joint(table: Table, panel: Panel, budget: Budget) -> Scored:
+def _score_joint(table: Table, panel: Panel, budget: Budget, history: Table | None) -> Scored:
     from detectors.policy import ALERT
     from detectors.policy_rows import RowsPolicy
     from models.joint import JointModel
 
-    model = JointModel()
-    model.align(panel.keys)
-    scores = model.advance(panel)
+    scores = _fitted(JointModel(), panel, history).advance(panel)
     surprise = scores.surprise[:, :1, :]
     policy = RowsPolicy(budget.per_1000, budget.per_day)
     policy.align(panel.keys[:1], panel.channels)
@@ -253,6 +265,23 @@ def find_inputs(inputs: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
     return pairs
 
 
+def _read_history(history: Path, name: Path, time: str | None, table: Table, source: Path) -> Table:
+    """The rows before a table: the same columns, and nothing from its time or later.
+
+    Raises
+    ------
+    InputError
+    """
+    path = history / name if history.is_dir() else history
+    before = read_table(path, time=time, values=table.names)
+    if before.timed != table.timed:
+        raise InputError(f"{path}: history of {source}: only one of the two has a time column")
+    if table.timed and before.time_ns.max() >= table.time_ns.min():
+        last, first = (np.datetime64(int(t), "ns") for t in (before.time_ns.max(), table.time_ns.min()))
+        raise InputError(f"{path}: history of {source} must end before it begins at {first}, ends at {last}")
+    return before
+
+
 def detect_files(
     inputs: Sequence[Path],
     out: Path,
@@ -262,12 +291,14 @@ def detect_files(
     joint: bool = False,
     purpose: Purpose = "all",
     budget: Budget | None = None,
+    history: Path | None = None,
     tell: Callable[[str], None] = lambda _: None,
     warn: Callable[[str], None] = lambda _: None,
 ) -> tuple[int, int]:
     """Score files; returns how many were written and how many could not be read.
 
-    All good files are written before the bad ones are reported by `warn`.
+    `history` is a file for all, or a folder with a file of the same name for each. All good files are written before
+    the bad ones are reported by `warn`.
 
     Raises
     ------
@@ -277,6 +308,8 @@ def detect_files(
         If `out` cannot be written.
     """
     pairs = find_inputs(inputs, out)
+    if history is not None and not history.exists():
+        raise NoDataError(f"{history}: no such file or folder of history")
     if not pairs:
         raise NoDataError(f"no CSV or Parquet files in {', '.join(map(str, inputs))}")
     try:
@@ -288,6 +321,7 @@ def detect_files(
     for source, target in pairs:
         try:
             table = read_table(source, time=time, values=values)
+            before = None if history is None else _read_history(history, target.relative_to(out), time, table, source)
         except TailwatchError as error:
             bad.append(str(error))
             continue
@@ -295,7 +329,7 @@ def detect_files(
             warn(f"{source}: no time column; rows are counted instead")
         elif table.backward:
             warn(f"{source}: {table.backward} rows with a repeated or backward time, scored in row order")
-        scored = score_table(table, purpose=purpose, budget=budget, joint=joint)
+        scored = score_table(table, purpose=purpose, budget=budget, joint=joint, history=before)
         _write(target, table, scored)
         written += 1
         tell(f"{target}: {len(table.time)} rows, {int(scored.alert.sum())} alerts")

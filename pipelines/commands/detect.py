@@ -32,6 +32,11 @@ __all__ = ["command"]
     show_default=True,
     help="False alerts you accept: N/1000rows, N/hour, N/day or N/week.",
 )
+@click.option(
+    "--history",
+    type=click.Path(path_type=Path),
+    help="Learn from these rows first: a file, or a folder with a file of the same name for each.",
+)
 @click.option("--quiet", is_flag=True, help="No line per file.")
 def command(
     inputs: tuple[Path, ...],
@@ -41,6 +46,7 @@ def command(
     joint: bool,
     purpose: Literal["events", "shifts", "all"],
     budget: str,
+    history: Path | None,
     quiet: bool,
 ) -> None:
     """Find anomalies in anyone's series (CSV of any delimiter, or Parquet), strictly causal.
@@ -54,7 +60,7 @@ def command(
     Examples:
       tailwatch detect latency.csv --out scored
       tailwatch detect data/ --out scored --budget 1/day
-      tailwatch detect host.csv --out scored --joint
+      tailwatch detect host.csv --out scored --joint --history last-month.csv
       tailwatch detect rtt.csv --out scored --value rtt --for shifts
     """
     from pipelines.detect import detect_files, parse_budget
@@ -68,6 +74,7 @@ def command(
         joint=joint,
         purpose=purpose,
         budget=parse_budget(budget),
+        history=history,
         tell=tell,
         warn=lambda line: click.echo(f"tailwatch: {line}", err=True),
     )

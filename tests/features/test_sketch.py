@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.sketch import EXACT, MAX_ERROR, SPAN, bucket_middle, bucket_of, quantiles_exact, quantiles_sketch
+from features.sketch import (
+    EXACT,
+    MAX_ERROR,
+    SORTED,
+    SPAN,
+    bucket_middle,
+    bucket_of,
+    quantiles_exact,
+    quantiles_sketch,
+    summary,
+)
 
 PROBS = np.array([0.0, 0.05, 0.5, 0.9, 0.99, 0.999, 0.9999, 1.0])
 EDGE = np.zeros(2)
@@ -15,7 +25,10 @@ EDGE = np.zeros(2)
 
 def run(kernel: object, values: np.ndarray) -> np.ndarray:
     v, out, hist = values.astype(np.float64), np.empty(len(PROBS)), np.zeros(SPAN, np.int32)
-    low, high = float(v.min()), float(v.max())
+    counted = kernel is quantiles_sketch or len(v) > SORTED
+    total, low, high, over = summary(v, v.view(np.int64), 3.0, hist, counted)
+    assert (low, high, over) == (values.min(), values.max(), (values > 3.0).sum())
+    assert np.array_equal(total, sum(values.tolist()), equal_nan=True)
     kernel(v, v.view(np.int64), low, high, PROBS, hist, EDGE, EDGE.view(np.int64), out)  # type: ignore[operator]
     assert not hist.any(), "the histogram is left empty"
     return out

@@ -260,3 +260,58 @@ def test_quality_does_not_fall():
     assert corpus_score(ready, 0.5, PROFILES["standard"]).score > 65.0
     rows = {r.name: r.value for r in quality_rtt.run(data=CORPUS, quick=True)}
     assert rows["rtt_f1"] > 0.70
+
+
+def _halves(tmp_path, joint):
+    """A table of three columns cut in two, with an anomaly 40 rows into the second part."""
+    rng = np.random.default_rng(5)
+    columns = [100 + rng.normal(0, 3, 1400) for _ in range(3 if joint else 1)]
+    for c in columns:
+        c[1040:1046] += 60
+    names = ("timestamp", *"abc"[: len(columns)])
+    write(tmp_path / "old" / "x.csv", [c[:1000] for c in columns], names=names)
+    later = datetime(2014, 4, 1) + timedelta(minutes=5 * 1000)
+    write(tmp_path / "new" / "x.csv", [c[1000:] for c in columns], names=names, start=later)
+    write(tmp_path / "whole" / "x.csv", columns, names=names)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("folder", [False, True])
+def test_history_is_learnt_first(tmp_path, joint, folder):
+    """From its first row on the surprise is there, and what was anomalous is found where it cold is not."""
+    _halves(tmp_path, joint)
+    more = ["--joint"] if joint else []
+    history = tmp_path / "old" if folder else tmp_path / "old" / "x.csv"
+    assert detect(tmp_path / "new", "--out", tmp_path / "o", "--history", history, *more).exception is None
+    assert detect(tmp_path / "new", "--out", tmp_path / "cold", *more).exception is None
+    warm, cold = read(tmp_path / "o" / "x.csv"), read(tmp_path / "cold" / "x.csv")
+    assert len(warm) == 400
+    assert all(r["surprise"] != "" for r in warm)
+    assert all(r["surprise"] == "" for r in cold[:40])
+    assert [i for i, r in enumerate(warm) if r["alert"] == "1"] == [40]
+    if not joint:  # the model goes on as if the two were one (the joint one fits its history's range first)
+        assert detect(tmp_path / "whole", "--out", tmp_path / "w").exception is None
+        whole = read(tmp_path / "w" / "x.csv")[1000:]
+        assert [r["surprise"] for r in warm] == [r["surprise"] for r in whole]
+
+
+def test_history_that_does_not_fit(tmp_path):
+    """Each a line that says what and where; nothing is scored by a wrong history."""
+    _halves(tmp_path, True)
+    new, old = tmp_path / "new", tmp_path / "old"
+
+    def told(history):
+        runner = CliRunner().invoke(command, [str(new), "--out", str(tmp_path / "o"), "--history", str(history)])
+        assert not (tmp_path / "o" / "x.csv").exists()
+        assert runner.exit_code != 0
+        return f"{runner.output} {runner.exception}"
+
+    assert "no such file or folder of history" in told(tmp_path / "none")
+    assert "must end before it begins at 2014-04-04T11:20:00" in told(tmp_path / "whole")
+    write(tmp_path / "b" / "x.csv", series(), names=("timestamp", "a"))
+    assert "no column 'b'; it has timestamp, a" in told(tmp_path / "b")
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "x.csv").write_text("a,b,c\n1,2,3\n2,3,4\n")
+    assert "only one of the two has a time column" in told(tmp_path / "c")
+    (old / "x.csv").unlink()
+    assert "No such file" in told(old)
