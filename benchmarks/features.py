@@ -75,8 +75,8 @@ def bare_kernel(whole: Events) -> None:
             ring[0], none, ring[2], n, False, SECOND, 0, 0, 0, 1, SERIES, False, at_cell, names, none, values
         )  # fmt: skip
         fill(
-            offset, values[:n], 0, 1, alive, born, want, np.inf, False, np.array(PROBS), np.arange(4, 8), hist, edge,
-            edge.view(np.int64), True, np.empty((1, SERIES, 8)),
+            offset, values[:n], values[:n].view(np.int64), 0, 1, alive, born, want, np.inf, False, np.array(PROBS),
+            np.arange(4, 8), hist, edge, edge.view(np.int64), True, np.empty((1, SERIES, 8)),
         )  # fmt: skip
 
 

@@ -174,8 +174,9 @@ class WindowBase:
                     self._tw_probs, self._tw_spot, self._spans, self._peak, self._iod, mine,
                 )  # fmt: skip
             fill(
-                cells.offset, cells.values, at, cells.windows, alive, self._born, self._want, self._level, self._exact,
-                self._probs, self._spot, self._hist, self._edge, self._edge_bits, not self._timed, out,
+                cells.offset, cells.values, cells.values.view(np.int64), at, cells.windows, alive, self._born,
+                self._want, self._level, self._exact, self._probs, self._spot, self._hist, self._edge, self._edge_bits,
+                not self._timed, out,
             )  # fmt: skip
 
     def _sketches(self, cells: Cells) -> Sketches:

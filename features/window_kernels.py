@@ -14,13 +14,14 @@ __all__ = ["by_time", "fill"]
 
 @njit(cache=True, nogil=True)
 def fill(
-    offset, values, first, windows, alive, born, want, level, exact, probs, spot, hist, edge, edge_bits, blank, out
+    offset, values, bits, first, windows, alive, born, want, level, exact, probs, spot, hist, edge, edge_bits, blank,
+    out,
 ):  # fmt: skip
     """Fill out[first + w, s, :] from the cells of `windows` windows; where `blank`, with NaN before all.
 
     `want[f]` is the column of field f (count sum mean min max var std exceed) or -1.
     """
-    bits, width = values.view(np.int64), out.shape[1]
+    width = out.shape[1]
     found = np.empty(probs.shape[0])
     spread = want[5] >= 0 or want[6] >= 0
     same = np.empty(out.shape[2], np.int64)  # columns that are the value itself where there is one
