@@ -63,12 +63,9 @@ def bare_kernel(whole: Events) -> None:
     for a in range(0, len(whole), PER_SECOND):
         part = whole[a : a + PER_SECOND]
         n = len(part)
-        series, time_ns, value = part.series.view(), part.time_ns.view(), part.value.view()
-        for x in (series, time_ns, value):
-            x.flags.writeable = False  # as the builder gives them: the same compiled code
         append(
-            series, time_ns, value, np.empty(0, np.bool_), False, local, True, 0, False, 0, 0, 0, 1 << 62,
-            *ring, 0, *ring, 0, *ring, 0,
+            part.series, part.time_ns, part.value, np.empty(0, np.bool_), False, local, True, 0, False, 0, 0, 0,
+            1 << 62, *ring, 0, *ring, 0, *ring, 0,
         )  # fmt: skip
         offset = np.zeros(SERIES + 1, np.int64)
         count(ring[0], none, n, False, SECOND, 0, 0, 0, 1, SERIES, offset)
@@ -78,8 +75,8 @@ def bare_kernel(whole: Events) -> None:
             ring[0], none, ring[2], n, False, SECOND, 0, 0, 0, 1, SERIES, False, at_cell, names, none, values
         )  # fmt: skip
         fill(
-            offset, values[:n], values[:n].view(np.int64), SERIES, alive, born, want, np.inf, False,
-            np.array(PROBS), np.arange(4, 8), hist, edge, edge.view(np.int64), np.full((1, SERIES, 8), np.nan),
+            offset, values[:n], values[:n].view(np.int64), 0, 1, alive, born, want, np.inf, False, np.array(PROBS),
+            np.arange(4, 8), hist, edge, edge.view(np.int64), True, np.empty((1, SERIES, 8)),
         )  # fmt: skip
 
 

@@ -61,7 +61,8 @@ class Detector:
         for panel in self.features.close(watermark_ns):
             if len(panel.end_ns) and panel.keys:
                 alerts += self._score(panel)
-        alerts.sort(key=lambda a: (a.end_ns, a.id))
+        if len(alerts) > 1:
+            alerts.sort(key=lambda a: (a.end_ns, a.id))
         return alerts
 
     def fit(self, history: tuple[Panel, ...], spread: Spread | None = None, *, split: bool = False) -> None:
@@ -103,7 +104,7 @@ class Detector:
         return self._lanes[window_ns]
 
     def _score(self, panel: Panel) -> list[Alert]:
-        model, policy = self._lane(panel.window_ns)
+        model, policy = self._lanes.get(panel.window_ns) or self._lane(panel.window_ns)
         model.align(panel.keys)
         scores = model.advance(panel, explain=True)
         joint = scores.parts is not None
@@ -116,7 +117,7 @@ class Detector:
         decision = policy.decide(panel.end_ns, panel.window_ns, surprise)
         if self.observer is not None:
             self.observer(panel, scores, decision)
-        if not np.count_nonzero(decision.grade):  # nearly always
+        if not decision.graded:  # nearly always
             return []
         columns = len(scores.columns) if not joint else 1
         cells = dict.fromkeys(

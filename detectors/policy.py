@@ -40,6 +40,8 @@ class Decision(NamedTuple):
     score: Float64
     grade: Int8
     onset_ns: Int64
+    graded: bool = True
+    """False: it is known that no grade is above 0."""
 
 
 @runtime_checkable
@@ -84,7 +86,9 @@ def _decide(  # type: ignore[no-untyped-def]
     end_ns, window_ns, surprises, host, per_host, log_windows, choices, weak, hold_ns, repeat_ns,
     ring, at, marks, scores, grades, onsets,
 ):  # fmt: skip
-    """Decide; `per_host` are the warm channels of each host, and last those that are not. Returns the ring's place.
+    """Decide; `per_host` are the warm channels of each host, and last those that are not.
+
+    Returns the ring's place, and whether there is a grade.
 
     `surprises`, `scores`, `grades` and `onsets` are (windows, series, columns).
     """
@@ -94,6 +98,7 @@ def _decide(  # type: ignore[no-untyped-def]
     warm, since, elevated, firing, said = marks[0], marks[1], marks[2], marks[3], marks[4]
     cold = per_host[-1]
     ranked = np.empty(RING, np.float64)
+    graded = False
     for w in range(n_windows):
         at = (at + 1) % RING
         end = end_ns[w]
@@ -131,11 +136,13 @@ def _decide(  # type: ignore[no-untyped-def]
                 firing[c] = end
                 said[c] = end
                 grade[w, c] = 2
+                graded = True
             elif e >= weak and end - said[c] >= repeat_ns:
                 said[c] = end
                 grade[w, c] = 1
+                graded = True
     per_host[-1] = cold
-    return at
+    return at, graded
 
 
 class BudgetPolicy:
@@ -169,6 +176,7 @@ class BudgetPolicy:
         self._keys: tuple[SeriesKey, ...] = ()
         self._columns: tuple[str, ...] = ()
         self._at = 0
+        self._window_ns, self._log_windows = 0, 0.0  # of the last windows
         self._resize(0)
 
     def _resize(self, n: int) -> None:
@@ -190,7 +198,9 @@ class BudgetPolicy:
     def align(self, keys: Sequence[SeriesKey], columns: Sequence[str]) -> None:
         """Follow the panel's channels; a channel's state stays with its name."""
         columns = tuple(columns)
-        if columns == self._columns and (keys is self._keys or tuple(keys) == self._keys):
+        if columns == self._columns and keys is self._keys:
+            return
+        if columns == self._columns and tuple(keys) == self._keys:
             self._keys = tuple(keys)  # the caller's own tuple: the same one again costs nothing
             return
         new = tuple(keys)
@@ -208,18 +218,21 @@ class BudgetPolicy:
 
     def decide(self, end_ns: Int64, window_ns: Nanos, surprise: Float64) -> Decision:
         """Decide windows in order; `surprise` is (windows, series, columns)."""
-        surprise = np.ascontiguousarray(surprise)
+        if window_ns != self._window_ns:
+            self._window_ns = window_ns
+            self._log_windows = math.log10(max(DAY_NS / window_ns / self.per_day, 1.0))
         if self.threshold is None:
-            log_windows, choices = math.log10(max(DAY_NS / window_ns / self.per_day, 1.0)), 1.0
+            log_windows, choices = self._log_windows, 1.0
         else:
             log_windows, choices = float(self.threshold), 0.0
         shape = surprise.shape
         score, grade, onset = np.empty(shape), np.empty(shape, np.int8), np.empty(shape, np.int64)
-        self._at = _decide(
-            np.ascontiguousarray(end_ns), window_ns, surprise, self._host, self._per_host, log_windows, choices,
-            self.evidence, self._hold_ns, self._repeat_ns, self._ring, self._at, self._marks, score, grade, onset,
+        self._at, graded = _decide(
+            np.ascontiguousarray(end_ns), window_ns, np.ascontiguousarray(surprise), self._host, self._per_host,
+            log_windows, choices, self.evidence, self._hold_ns, self._repeat_ns, self._ring, self._at, self._marks,
+            score, grade, onset,
         )  # fmt: skip
-        return Decision(score, grade, onset)
+        return Decision(score, grade, onset, graded)
 
     def snapshot(self) -> State:
         keys, columns = np.array([str(k) for k in self._keys], np.str_), np.array(self._columns, np.str_)

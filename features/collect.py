@@ -119,8 +119,11 @@ class Log:
     def __len__(self) -> int:
         return sum(b.n for b in (*self._hot, *self._older.values(), self._overflow))
 
-    def append(self, series: Int64, time: Int64, value: NDArray[Any], keep: Bool | None, local: Int64) -> None:
-        """Take in events; `local` maps their series to this builder's (-1: not selected). NaN is counted, dropped."""
+    def append(self, series: Int64, time: Int64, value: NDArray[Any], keep: Bool | None, local: Int64) -> int:
+        """Take in events; `local` maps their series to this builder's (-1: not selected). NaN is counted, dropped.
+
+        Returns how many events the fuller of the newest two steps holds.
+        """
         flag = 0
         if self.dtype is np.int64 and value.dtype != np.int64:
             flag = FLOAT_BIT
@@ -132,24 +135,24 @@ class Log:
         n, at = len(series), 0
         if local is not self._local:
             self._local, self._whole = local, bool(len(local)) and int(local.min()) >= 0
-        masked = keep is not None
-        if n and self._whole and not masked and value[0] == value[0]:  # it is taken: begin its step now
+        if n and self._whole and keep is None and (first := value[0]) == first:  # it is taken: begin its step now
             step = int(time[0]) // self.step_ns
-            newest = self._newest
-            if newest is None or step > newest:
+            if self._newest is None or step > self._newest:
                 self._turn(step)
-                newest = step
+            else:
+                step = self._newest
             if n <= _SMALL:
-                b = self._hot[1]
+                a, b = self._hot
                 b.reserve(b.n + n)
-                middle = newest * self.step_ns
+                low = step * self.step_ns
                 held = append_whole(
-                    series, time, value, local, flag, self.timed, middle, middle + self.step_ns, b.series, b.time,
-                    b.value, b.n,
+                    series, time, value, local, flag, self.timed, low, low + self.step_ns, b.series, b.time, b.value,
+                    b.n,
                 )  # fmt: skip
                 if held >= 0:
                     b.n = held
-                    return
+                    return held if held > a.n else a.n
+        masked = keep is not None
         while at < n:
             a, b = self._hot
             c = self._overflow
@@ -167,25 +170,22 @@ class Log:
             self.nans += nans
             if at < n:
                 self._turn(int(time[at]) // self.step_ns)
+        return max(b.n for b in self._hot)
 
     def _turn(self, newest: int) -> None:
         """A new step begins: the two before it make room."""
+        old, self._newest = self._newest, newest
+        if old is None:
+            return
         a, b = self._hot
-        old = self._newest
-        if old is not None:
-            follows = newest == old + 1
-            for number, buffer in ((old - 1, a), (old, b)):
-                if buffer.n and not (follows and buffer is b):
-                    self._older[number] = buffer
-                elif not (follows and buffer is b):
-                    self._give_back(buffer)
-            fresh = self._fresh()
-            fresh.reserve(b.n + b.n // 16)  # as many as the step before had
-            self._hot = [b if follows else self._fresh(), fresh]
-        self._newest = newest
-
-    def _fresh(self) -> _Buffer:
-        return self._spare.pop() if self._spare else _Buffer(self.dtype, self.timed)
+        if a.n:
+            self._older[old - 1] = a
+            a = self._spare.pop() if self._spare else _Buffer(self.dtype, self.timed)
+        self._hot = [b, a]
+        a.reserve(b.n + b.n // 16)  # as many as the step before had
+        if newest > old + 1 and b.n:  # not the step before the new one
+            self._older[old] = b
+            self._hot[0] = self._spare.pop() if self._spare else _Buffer(self.dtype, self.timed)
 
     def _give_back(self, buffer: _Buffer) -> None:
         if len(self._spare) < _POOL:
@@ -194,8 +194,6 @@ class Log:
 
     def _parts(self, first: int, last: int) -> list[tuple[int, _Buffer]]:
         """Buffers that the windows `first` .. `last` reach, by step; the common overflow last (step -1)."""
-        if first == last == self._newest and self.reach == 1 and not self._overflow.n:  # as a live step has it
-            return [(first, self._hot[1])] if self._hot[1].n else []
         found = [(k, b) for k, b in self._older.items() if first - self.reach < k <= last]
         if self._newest is not None:
             hot = ((self._newest - 1, self._hot[0]), (self._newest, self._hot[1]))
@@ -212,13 +210,15 @@ class Log:
         self.forget(last)
 
     def _cells(self, a: int, b: int, width: int) -> Cells:
-        parts = self._parts(a, b)
-        if a == b and self.reach == 1 and len(parts) == 1 and not self._named and parts[0][0] == a:
+        newest = self._newest
+        if a == b and self.reach == 1 and (a == newest or a + 1 == newest) and not (self._named or self._overflow.n):
+            part = self._hot[a == newest]  # as a live step has it
             if len(self._offset) != width + 1:
                 self._offset = np.empty(width + 1, np.int64)
-            part = parts[0][1]
             if ascending(part.series, part.n, self._offset):  # nobody needs the buffer any more: it is the cells
-                return Cells(a, 1, width, self._offset, part.value[: part.n], part.time[: part.n], _NO_NAMES)
+                times = part.time[: part.n] if self.timed else part.time
+                return Cells(a, 1, width, self._offset, part.value[: part.n], times, _NO_NAMES)
+        parts = self._parts(a, b)
         offset = np.zeros((b - a + 1) * width + 1, np.int64)
         for step, part in parts:
             mixed = part is self._overflow
@@ -288,11 +288,15 @@ class Log:
 
     def forget(self, last: int) -> None:
         """Let go of what the windows after `last` do not need."""
-        for number in [k for k in self._older if k + self.reach - 1 <= last]:
-            self._give_back(self._older.pop(number))
-        for i, buffer in enumerate(self._hot):
-            if self._newest is not None and self._newest - 1 + i + self.reach - 1 <= last:
-                buffer.n = 0
+        done = last - self.reach + 1
+        if self._older:
+            for number in [k for k in self._older if k <= done]:
+                self._give_back(self._older.pop(number))
+        newest = self._newest
+        if newest is not None and newest - 1 <= done:
+            self._hot[0].n = 0
+            if newest <= done:
+                self._hot[1].n = 0
         over = self._overflow
         if over.n:
             n = over.n

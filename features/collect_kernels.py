@@ -9,16 +9,7 @@ from numba import njit
 
 from telemetry.wire.prefetch import prefetch
 
-__all__ = ["append", "append_whole", "ascending", "beyond", "count", "in_sweeps", "scatter"]
-
-
-@njit(cache=True, nogil=True)
-def beyond(series, width):
-    """Whether there is a series that is not one of 0 .. width - 1."""
-    found = 0
-    for i in range(series.shape[0]):
-        found += 1 if np.uint64(series[i]) >= np.uint64(width) else 0
-    return found > 0
+__all__ = ["append", "append_whole", "ascending", "count", "in_sweeps", "scatter"]
 
 
 @njit(cache=True, nogil=True)

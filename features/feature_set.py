@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features.calendar import Clock
-from features.collect_kernels import beyond
 from features.pipeline import Group, Pipeline
 from features.rates import BOOT_METRIC
 from features.rollup import Sketches
 from features.window import WindowBase
 from telemetry.errors import InputError, StoreError
 from telemetry.types import Bool, Events, Float64, Int64, Nanos, Panel, SeriesKey, Snapshot, State
-from telemetry.watermark import NEVER, Crossings, Watermark
+from telemetry.watermark import Watermark
 
 __all__ = ["FeatureSet"]
 
@@ -26,45 +25,36 @@ _SLICE = 1 << 16  # events worked on at once, so that what one step writes the n
 FORMAT = 1
 
 
-class _Batch(NamedTuple):
-    """Columns of a batch: checked, contiguous and read-only."""
+def _uniform(events: Events) -> tuple[Int64, Int64, Int64, Int64 | Float64]:
+    """Series, times, seen times and values: contiguous int64 (values: or float64), all writable or all read-only.
 
-    series: Int64
-    time_ns: Int64
-    seen_ns: Int64
-    value: Int64 | Float64
-
-
-def _uniform(events: Events) -> _Batch:
-    """Checked, contiguous and read-only, whatever came: the kernels are compiled once and trust what they get."""
-    series, time = _fixed(events.series, _INT), _fixed(events.time_ns, _INT)
-    seen = time if events.seen_ns is events.time_ns else _fixed(events.seen_ns, _INT)
-    value = _fixed(events.value, _INT if events.value.dtype == _INT else _FLOAT)
+    The kernels are compiled for these only, and trust what they get.
+    """
+    series, time, seen, value = events.series, events.time_ns, events.seen_ns, events.value
+    if not (
+        series.flags.carray and time.flags.carray and seen.flags.carray and value.flags.carray
+        and series.dtype is time.dtype is seen.dtype is _INT and (value.dtype is _INT or value.dtype is _FLOAT)
+    ):  # fmt: skip
+        series, time, seen = _fixed(series, _INT), _fixed(time, _INT), _fixed(seen, _INT)
+        value = _fixed(value, _INT if value.dtype == _INT else _FLOAT)
     if not len(series) == len(time) == len(seen) == len(value):
         raise InputError(f"events: expected arrays of one length, got {[len(a) for a in (series, time, seen, value)]}")
-    if beyond(series, len(events.keys)):
-        raise InputError(f"events: expected series from 0 to {len(events.keys) - 1}, got one beyond")
-    return _Batch(series, time, seen, value)
+    return series, time, seen, value
 
 
 def _fixed(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    flags = array.flags
-    if array.dtype != dtype or not flags.c_contiguous:
-        array = np.ascontiguousarray(array, dtype)
-    elif not flags.writeable:
-        return array
-    view = array.view()
+    view = np.require(array, dtype, ("C", "A")).view()
     view.setflags(write=False)
     return view
 
 
 class _Table:
-    """What is known of one batch's tuple of keys: our number of each, and each pipeline's."""
+    """What is known of one batch's tuple of keys: our number of each, each pipeline's, and its host's."""
 
-    __slots__ = ("boots", "global_of", "keys", "local_of", "open", "version")
+    __slots__ = ("boots", "global_of", "host_of", "keys", "local_of", "open", "version")
 
-    def __init__(self, keys: tuple[SeriesKey, ...], global_of: Int64) -> None:
-        self.keys, self.global_of = keys, global_of
+    def __init__(self, keys: tuple[SeriesKey, ...], global_of: Int64, host_of: Int64) -> None:
+        self.keys, self.global_of, self.host_of = keys, global_of, host_of
         self.boots = [i for i, k in enumerate(keys) if k.metric == BOOT_METRIC]
         self.version = -1
         self.open = True
@@ -171,40 +161,36 @@ class FeatureSet:
 
     def push(self, events: Events) -> None:
         """Take in events in seen order; late ones and those too far ahead are counted and dropped."""
-        n = len(events)
-        if 0 < n <= _SLICE:
-            self._push(events)
-            return
+        n = len(events.time_ns)
         for at in range(0, n, _SLICE):
-            self._push(events[at : at + _SLICE])
+            self._push(events if n <= _SLICE else events[at : at + _SLICE])
 
     def close(self, watermark_ns: Nanos) -> tuple[Panel, ...]:
         """Windows that end by `watermark_ns`, one panel per window length, shortest first.
 
         Past the builder's own watermark this ends the stream there: what comes below later is late.
         """
-        mark = self._watermark
-        if watermark_ns > mark.watermark_ns and mark.newest_ns > NEVER:
-            self._advance(mark.raise_to(watermark_ns))
-        return tuple(g.fetch(watermark_ns, self._clock) for g in self._groups)
+        crossed = self._watermark.raise_to(watermark_ns)
+        panels = []
+        for group in self._groups:
+            if crossed.rows:
+                group.advance(crossed)
+            panels.append(group.fetch(watermark_ns, self._clock))
+        return tuple(panels)
 
     def _push(self, events: Events) -> None:
-        batch, keys = _uniform(events), events.keys
-        series, time, seen, value = batch
-        keep, crossings = self._watermark.judge(keys, series, time, seen)
-        table = self._table(keys)
+        series, time, seen, value = _uniform(events)
+        table = self._table(events.keys)
+        keep, crossed = self._watermark.judge(table.host_of, series, time, seen)
         if table.open:
-            self._meet(batch, keep, table)
+            self._meet(series, keep, table)
         if table.boots:
-            self._boot(batch, keep, table)
+            self._boot(series, time, value, keep, table)
         for p, local in zip(self._pipelines, table.local_of, strict=True):
             p.base.append(series, time, value, keep, local)
-        if len(crossings.watermark_ns):
-            self._advance(crossings)
-
-    def _advance(self, crossed: Crossings) -> None:
-        for group in self._groups:
-            group.advance(crossed)
+        if crossed.rows:
+            for group in self._groups:
+                group.advance(crossed)
 
     def _table(self, keys: tuple[SeriesKey, ...]) -> _Table:
         for table in self._tables:
@@ -212,7 +198,7 @@ class FeatureSet:
                 break
         else:
             numbers = [self._series.setdefault(k, len(self._series)) for k in keys]
-            table = _Table(keys, np.array(numbers, np.int64))
+            table = _Table(keys, np.array(numbers, np.int64), self._watermark.hosts_of(keys))
             more = len(self._series) - len(self._known)
             if more > 0:
                 more = max(more, len(self._known))
@@ -228,9 +214,10 @@ class FeatureSet:
         table.local_of = [x[table.global_of] for x in self._local]
         table.open = not bool(self._known[table.global_of].all())
 
-    def _meet(self, events: _Batch, keep: Bool | None, table: _Table) -> None:
+    def _meet(self, series: Int64, keep: Bool | None, table: _Table) -> None:
         """Take up the series whose first event is in this batch, in the order of those events."""
-        series = events.series if keep is None else events.series[keep]
+        if keep is not None:
+            series = series[keep]
         fresh = ~self._known[table.global_of]
         at = np.flatnonzero(fresh[series])
         if not len(at):
@@ -253,16 +240,18 @@ class FeatureSet:
             if len(p.inputs) > before[i]:
                 self._local[i][number] = before[i]
 
-    def _boot(self, events: _Batch, keep: Bool | None, table: _Table) -> None:
+    def _boot(
+        self, series: Int64, time: Int64, value: Int64 | Float64, keep: Bool | None, table: _Table
+    ) -> None:  # fmt: skip
         for i in table.boots:
-            mask = (events.series == i) & (events.value != 0)
+            mask = (series == i) & (value != 0)
             if keep is not None:
                 mask &= keep
             if mask.any():
                 for p in self._pipelines:
                     boot = getattr(p.base, "boot", None)
                     if boot is not None:
-                        boot(table.keys[i].host, events.time_ns[mask])
+                        boot(table.keys[i].host, time[mask])
 
     def snapshot(self) -> State:
         parts = [("watermark", self._watermark.snapshot())]

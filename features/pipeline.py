@@ -44,12 +44,13 @@ class Pipeline:
             made = [out for k in made for out in stage.bind(k)]
         return made
 
-    def close(self, first: int, last: int, alive: Bool) -> Float64:
+    def close(self, first: int, last: int, alive: Bool | None) -> Float64:
+        """Windows `first` .. `last`; `alive` (W, hosts), None where one window's hosts all are."""
         if len(self._host_of) != len(self._hosts):
             self._host_of = np.array(self._hosts, np.int64)
             self._alive = np.ones((1, len(self._hosts)), np.bool_)
-        whole = len(alive) == 1 and np.count_nonzero(alive) == alive.size  # as nearly always
-        values = self.base.close(first, last, self._alive if whole else alive.take(self._host_of, axis=1))
+        live = self._alive if alive is None else alive.take(self._host_of, axis=1)
+        values = self.base.close(first, last, live)
         if self.stages:
             ends = (np.arange(first, last + 1) + 1) * self.base.step_ns
             for stage in self.stages:
@@ -96,8 +97,7 @@ class Group:
     def advance(self, crossed: Crossings) -> None:
         """Close the windows that the watermark passed."""
         runs: list[tuple[int, int, int]] = []  # first and last window, and the row that closed them
-        times = zip(crossed.watermark_ns.tolist(), crossed.newest_ns.tolist(), crossed.first_ns.tolist(), strict=True)
-        for r, (mark, newest, first_ns) in enumerate(times):
+        for r, (mark, newest, first_ns, _) in enumerate(crossed.rows):
             last = mark // self.step_ns - 1
             if self.next is None:
                 if first_ns // self.step_ns > last:
@@ -116,22 +116,25 @@ class Group:
             n = 1  # runs that follow on each other are closed at once
             while n < len(runs) and runs[n][0] == runs[n - 1][1] + 1:
                 n += 1
-            first, stop = runs[0][0], runs[n - 1][1]
-            if first == stop:
-                row = runs[0][2]
-                alive = crossed.host_ns[row : row + 1] >= (first + 1) * self.step_ns - self.window_ns
-            else:
-                starts = (np.arange(first, stop + 1) + 1) * self.step_ns - self.window_ns
+            first, stop, row = runs[0][0], runs[n - 1][1], runs[0][2]
+            start = (first + 1) * self.step_ns - self.window_ns
+            if first < stop:
+                starts = np.arange(start, start + (stop - first + 1) * self.step_ns, self.step_ns)
                 rows = np.repeat([r for _, _, r in runs[:n]], [b - a + 1 for a, b, _ in runs[:n]])
-                alive = crossed.host_ns[rows] >= starts[:, None]
-            self._close(first, stop, alive)
+                self._close(first, stop, crossed.host_ns[rows] >= starts[:, None])
+            elif crossed.rows[row][3] < start:  # a host is silent
+                self._close(first, stop, crossed.host_ns[row : row + 1] >= start)
+            else:  # as nearly always
+                self._close(first, stop, None)
             del runs[:n]
 
-    def _close(self, first: int, last: int, alive: Bool) -> None:
+    def _close(self, first: int, last: int, alive: Bool | None) -> None:
         step = self.step_ns
-        ends = (
-            np.array([(first + 1) * step]) if first == last else np.arange((first + 1) * step, (last + 2) * step, step)
-        )
+        if first == last:
+            ends = np.empty(1, np.int64)
+            ends[0] = (first + 1) * step
+        else:
+            ends = np.arange((first + 1) * step, (last + 2) * step, step)
         if len(self.pipelines) == 1:
             self.ready.append((ends, self.pipelines[0].close(first, last, alive)))
             return
@@ -149,9 +152,9 @@ class Group:
             if self.empty is None or len(self.empty.keys) != len(self.keys):
                 self.empty = self._panel(np.empty(0, np.int64), np.empty((0, len(self.keys), len(self.columns))))
             return self.empty
-        if len(self.ready) == 1 and int(self.ready[0][0][-1]) <= watermark_ns:
+        if len(self.ready) == 1 and self.ready[0][0][-1] <= watermark_ns:
             ends, values = self.ready.pop()
-            return self._panel(ends, _wider(values, len(self.keys)), clock)
+            return self._panel(ends, values, clock)
         out_e, out_v, left = [], [], []
         for ends, values in self.ready:
             n = int(np.searchsorted(ends, watermark_ns, side="right"))
@@ -168,8 +171,11 @@ class Group:
         return self._panel(end, values, clock)
 
     def _panel(self, end: Int64, values: Float64, clock: Clock | None = None) -> Panel:
-        if len(self.named) != len(self.keys):
+        width = len(self.keys)
+        if len(self.named) != width:
             self.named = tuple(self.keys)
+        if values.shape[1] != width:
+            values = _wider(values, width)
         columns = self.columns
         if clock is not None:
             extra = clock.columns(end - self.window_ns, self.named)

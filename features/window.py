@@ -98,6 +98,7 @@ class WindowBase:
         self._folds: dict[int, Fold] = {}  # of windows with very many events
         self._hist = np.zeros(SPAN, np.int32)
         self._edge = np.zeros(2)
+        self._edge_bits = self._edge.view(np.int64)
 
     def _plan(self, where: str) -> None:
         """Where each column comes from."""
@@ -134,8 +135,8 @@ class WindowBase:
             self._held_v = np.append(self._held_v, np.full(more, np.nan))
 
     def append(self, series: Int64, time: Int64, value: NDArray[Any], keep: Bool | None, local: Int64) -> None:
-        self._log.append(series, time, value, keep, local)
-        if self.step_ns == self.window_ns and not (self._exact or self._timed or self.keeps):
+        most = self._log.append(series, time, value, keep, local)
+        if most > FOLD and self.step_ns == self.window_ns and not (self._exact or self._timed or self.keeps):
             for step in self._log.heavy(FOLD):
                 self._fold(step)
 
@@ -146,35 +147,36 @@ class WindowBase:
 
     def close(self, first: int, last: int, alive: Bool) -> Float64:
         out = np.empty((last - first + 1, self._width, len(self._inner)))
-        out.fill(np.nan)
         at = first
         for step in sorted(k for k in self._folds if k <= last) if self._folds else ():
             self._fold(step)  # what came since the last time
-            self._fill(at, step, alive[at - first :], out[at - first :])
+            self._fill(at, step, first, alive, out)
             fold = self._folds.pop(step)
             fold.fill(self._want, self._probs, self._spot, out[step - first])
             self._born[: len(fold.n)] |= fold.n > 0
             at = step + 1
         if at <= last:
-            self._fill(at, last, alive[at - first :], out[at - first :])
-        return self._finish(out)
+            self._fill(at, last, first, alive, out)
+        return out if self._pick is None else self._picked(out)
 
-    def _fill(self, first: int, last: int, alive: Bool, out: Float64) -> None:
+    def _fill(self, first: int, last: int, zero: int, alive: Bool, out: Float64) -> None:
+        """Windows `first` .. `last` into `out`, whose first row is window `zero`."""
         for cells in self._log.take(first, last, self._width):
-            at = cells.first - first
+            at = cells.first - zero
             if self.keeps:
                 self.kept.append(self._sketches(cells))
-            mine, live = out[at : at + cells.windows], alive[at : at + cells.windows]
             if self._timed:
+                mine, live = out[at : at + cells.windows], alive[at : at + cells.windows]
+                mine.fill(np.nan)
                 by_time(
                     cells.offset, cells.values, cells.times, (cells.first + 1) * self.step_ns, self.step_ns,
                     self.window_ns, self._width, live, self._held_t, self._held_v, self._hold, self._last, self._gaps,
                     self._tw_probs, self._tw_spot, self._spans, self._peak, self._iod, mine,
                 )  # fmt: skip
             fill(
-                cells.offset, cells.values, cells.values.view(np.int64), self._width, live, self._born, self._want,
-                self._level, self._exact, self._probs, self._spot, self._hist, self._edge,
-                self._edge.view(np.int64), mine,
+                cells.offset, cells.values, cells.values.view(np.int64), at, cells.windows, alive, self._born,
+                self._want, self._level, self._exact, self._probs, self._spot, self._hist, self._edge, self._edge_bits,
+                not self._timed, out,
             )  # fmt: skip
 
     def _sketches(self, cells: Cells) -> Sketches:
@@ -194,9 +196,8 @@ class WindowBase:
             count[:used].copy(),
         )  # fmt: skip
 
-    def _finish(self, out: Float64) -> Float64:
-        if self._pick is None:
-            return out
+    def _picked(self, out: Float64) -> Float64:
+        """The columns asked for, some of them made of others."""
         picked = out[:, :, self._pick]
         for i, name in enumerate(self.columns):
             if name in DERIVED:

@@ -13,8 +13,15 @@ __all__ = ["by_time", "fill"]
 
 
 @njit(cache=True, nogil=True)
-def fill(offset, values, bits, width, alive, born, want, level, exact, probs, spot, hist, edge, edge_bits, out):
-    """Fill out[w, s, :]. `want[f]` is the column of field f (count sum mean min max var std exceed) or -1."""
+def fill(
+    offset, values, bits, first, windows, alive, born, want, level, exact, probs, spot, hist, edge, edge_bits, blank,
+    out,
+):  # fmt: skip
+    """Fill out[first + w, s, :] from the cells of `windows` windows; where `blank`, with NaN before all.
+
+    `want[f]` is the column of field f (count sum mean min max var std exceed) or -1.
+    """
+    width = out.shape[1]
     found = np.empty(probs.shape[0])
     spread = want[5] >= 0 or want[6] >= 0
     same = np.empty(out.shape[2], np.int64)  # columns that are the value itself where there is one
@@ -27,10 +34,22 @@ def fill(offset, values, bits, width, alive, born, want, level, exact, probs, sp
         same[alike] = spot[p]
         alike += 1
     others = want[0] >= 0 or want[1] >= 0 or want[2] >= 0 or want[7] >= 0
-    for w in range(out.shape[0]):
+    if blank and windows == 1 and values.shape[0] == width and not others and not spread:
+        one = True  # as of a sampler's sweep
         for s in range(width):
-            a = offset[w * width + s]
-            b = offset[w * width + s + 1]
+            one &= offset[s] == s
+        if one:
+            for s in range(width):
+                born[s] = True
+                for k in range(alike):
+                    out[first, s, same[k]] = values[s]
+            return
+    if blank:
+        out[first : first + windows] = np.nan
+    for w in range(first, first + windows):
+        for s in range(width):
+            a = offset[(w - first) * width + s]
+            b = offset[(w - first) * width + s + 1]
             n = b - a
             if n == 0:
                 if born[s] and alive[w, s]:

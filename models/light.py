@@ -22,7 +22,7 @@ __all__ = ["LightModel", "quantum_of"]
 
 _VERSION = 2
 _DAY_NS = 86_400 * 10**9
-_NO_SLOTS, _NO_BAND = np.empty((0, 0)), np.empty((0, 0, 0, 0))
+_NO_SLOTS = np.empty((0, 0))
 _STAGGER = FIELDS.index("stagger")
 
 
@@ -186,8 +186,6 @@ class LightModel:
 
     def _settle(self, panel: Panel) -> None:
         """Take columns and window length from the first panel."""
-        if panel.keys is self._keys and panel.columns == self._seen and panel.window_ns == self._window_ns:
-            return  # as the one before
         channels = panel.channels
         if self._columns:
             if channels != self._columns or panel.window_ns != self._window_ns:
@@ -229,19 +227,24 @@ class LightModel:
         ConfigError
             If columns or window length are not those that it learnt.
         """
-        self._settle(panel)
-        prm, quanta = self._settings()
-        values = panel.channel_values() if self._clock else np.ascontiguousarray(panel.values)
-        surprise, side = np.empty(values.shape), np.empty(values.shape, np.int8)
-        band = np.empty((3, *values.shape)) if explain else _NO_BAND
-        slots = (
-            _season(panel) if self._clock and self._profile.shape[1] and "clock_slot" in panel.columns else _NO_SLOTS
-        )
+        keys, columns, window_ns, end_ns, values = panel
+        if keys is not self._keys or columns != self._seen or window_ns != self._window_ns:
+            self._settle(panel)  # not as the one before
+        slots = _NO_SLOTS
+        if self._clock:
+            values = panel.channel_values()
+            if self._profile.shape[1] and "clock_slot" in columns:
+                slots = _season(panel)
+        shape = values.shape
+        said, side = np.empty((4 if explain else 1, *shape)), np.empty(shape, np.int8)
+        prm, quanta = self._ready or self._settings()
         advance_light(
-            values, slots, prm, quanta, self._registers, self._tails, self._profile, surprise, side, band
+            np.ascontiguousarray(values), slots, prm, quanta, self._registers, self._tails, self._profile, said, side,
+            True if len(self._tails) == 1 else None,
         )  # fmt: skip
-        bands = (band[0], band[1], band[2]) if explain else (None, None, None)
-        return Scores(panel.keys, self._columns, panel.end_ns, surprise, side, *bands)
+        if explain:
+            return Scores(keys, self._columns, end_ns, said[0], side, said[1], said[2], said[3])
+        return Scores(keys, self._columns, end_ns, said[0], side)
 
     def peek(self, panel: Panel) -> Float64:
         """Surprise of a panel's windows, scored in order as `advance` would, with the state left as it was."""

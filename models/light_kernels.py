@@ -186,7 +186,7 @@ def _end(q: Array, t: Array, room: int, lanes: int, has_slots: bool, flagged: in
     return due
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 def _block(
     values: Array,
     slots: Array,
@@ -199,19 +199,18 @@ def _block(
     tails: Array,
     flat: Array,
     profile: Array,
-    surprise: Array,
+    said: Array,
     side: Array,
-    band: Array,
     first: int,
     lanes: int,
 ) -> None:
     columns = quanta.shape[0]
     has_slots = slots.shape[0] > 0
-    explain = band.shape[0] > 0
+    explain = said.shape[0] > 1
     alpha, beta, clip, warmup, memory = prm[0], prm[1], prm[2], prm[3], prm[4]
     period, relearn, flag, slot_gain, claim = prm[5], prm[6], prm[11], prm[12], prm[13]
     last = first + lanes
-    room = (lanes + 3) & -4
+    room = (lanes + 3) & -4 if lanes > 1 else 1
     for i in range(room):
         t[X + i] = 0.0
         t[ON + i] = 0.0
@@ -244,9 +243,9 @@ def _block(
         _learn(q, t, room, alpha, beta, clip, seasonal)
         if slow:
             slow_views(q, t, flat, first, room, lanes, prm)
-        _say(q, t, room, lanes, surprise[w, first:last], side[w, first:last], warmup, claim)
+        _say(q, t, room, lanes, said[0, w, first:last], side[w, first:last], warmup, claim)
         if explain:
-            _say_band(q, t, lanes, band[0, w, first:last], band[1, w, first:last], band[2, w, first:last])
+            _say_band(q, t, lanes, said[1, w, first:last], said[2, w, first:last], said[3, w, first:last])
         due = _end(q, t, room, lanes, has_slots, flagged, relearn)
         if off > 0:
             copy_off(t, lanes, kept, q)
@@ -265,9 +264,9 @@ def advance_light(
     r: Array,
     tails: Array,
     profile: Array,
-    surprise: Array,
+    said: Array,
     side: Array,
-    band: Array,
+    alone: Array,
 ) -> None:
     """Score, then learn, window by window.
 
@@ -286,19 +285,23 @@ def advance_light(
         Above, below, slow views: mass and surprise.
     profile : (N, slots, 2) uint16
         Mean (from the first value) and spread of each slot, packed.
-    surprise : (W, S, C) float64, out
+    said : (4, W, S, C) float64, out, or (1, W, S, C)
+        Surprise; expected, low, high.
     side : (W, S, C) int8, out
-    band : (3, W, S, C) float64, out, or (0, 0, 0, 0)
-        Expected, low, high.
+    alone : True or None
+        True if there is one channel: a type of its own, for which loops over lanes are compiled to none.
     """
     windows, channels = values.shape[0], values.shape[1] * values.shape[2]
-    rows, said = values.reshape((windows, channels)), surprise.reshape((windows, channels))
-    sides, bands = side.reshape((windows, channels)), band.reshape((band.shape[0], windows, channels))
+    rows, sides = values.reshape((windows, channels)), side.reshape((windows, channels))
+    all_said = said.reshape((said.shape[0], windows, channels))
     t, kept = np.zeros(SCRATCH), np.empty(r.shape[1])
     at, flat = np.zeros(2 * BLOCK + 1, np.int64), tails.reshape(-1)
     for b in range(r.shape[0]):
         first = b * BLOCK
-        lanes = min(channels - first, BLOCK)
+        if alone is None:
+            lanes = min(channels - first, BLOCK)
+        else:
+            lanes = 1
         _block(
-            rows, slots, prm, quanta, r[b], t, kept, at, tails, flat, profile, said, sides, bands, first, lanes
+            rows, slots, prm, quanta, r[b], t, kept, at, tails, flat, profile, all_said, sides, first, lanes
         )  # fmt: skip

@@ -38,11 +38,11 @@ _PLACES = range(0, len(FIELDS) * BLOCK, BLOCK)
 (CAND, CDEV) = _PLACES[40:42]
 
 # Of one window, lane by lane: that of lane i is ``t[NAME + i]``. ON is 1 where there is a value that counts.
-SCRATCH = 27 * BLOCK
+SCRATCH = 30 * BLOCK
 (X, ON, WARM, QUANTUM, WAS, WIDTH, INV, Z) = range(0, 8 * BLOCK, BLOCK)
 (WIDE, EXPECT, SAID, SIDE, FLAG, SIZE, DUE, SDEV) = range(8 * BLOCK, 16 * BLOCK, BLOCK)
 (TALL, HELDSIDE, BEYOND, LONGER, SLOWER, NEWDEV, NEWSIZE, STAYS) = range(16 * BLOCK, 24 * BLOCK, BLOCK)
-(NEWREF, DRIFT, MASS) = range(24 * BLOCK, SCRATCH, BLOCK)
+(NEWREF, DRIFT, MASS, LOW, HIGH, RISE) = range(24 * BLOCK, SCRATCH, BLOCK)
 
 
 def no_blocks(channels: int) -> Float64:

@@ -20,11 +20,13 @@ from models.light_layout import (
     FLAG,
     FLAGGED,
     FOLLOW,
+    HIGH,
     HOTAT,
     HOTS,
     INV,
     LEVEL,
     LONG,
+    LOW,
     MASS,
     MISS,
     MOVE,
@@ -33,6 +35,7 @@ from models.light_layout import (
     PDEV,
     PROF,
     QUANTUM,
+    RISE,
     SAID,
     SCALE,
     SLOT,
@@ -159,20 +162,25 @@ def look(
     warmup: float,
 ) -> int:  # fmt: skip
     """Look the deviations up in their tails, and remember them there; how many are flagged."""
+    for i in range(lanes):
+        z = t[Z + i]
+        place = int((np.float64(abs(z)).view(np.int64) >> 50) - OFFSET)
+        at[i] = ((first + i) * 3 + (1 if z < 0.0 else 0)) * (2 * BUCKETS) + 2 * min(max(place, 0), BUCKETS - 2)
+    for i in range(lanes):  # nothing but the loads: so short that they all wait for memory at once
+        k = at[i]
+        low, high = tails[k + 1], tails[k + 3]
+        t[LOW + i], t[HIGH + i], t[RISE + i] = low, high, high - low
     n = 0
     for i in range(lanes):  # without a branch that depends on the data
-        z = t[Z + i]
-        bits = np.float64(abs(z)).view(np.int64)
+        bits = np.float64(abs(t[Z + i])).view(np.int64)
         place = int((bits >> 50) - OFFSET)
-        k = ((first + i) * 3 + (1 if z < 0.0 else 0)) * (2 * BUCKETS) + 2 * min(max(place, 0), BUCKETS - 2)
-        low, high = tails[k + 1], tails[k + 3]
-        s = low + (bits & MANTISSA) * UNIT * (high - low)
-        s = high if place > BUCKETS - 2 else s
+        s = t[LOW + i] + (bits & MANTISSA) * UNIT * t[RISE + i]
+        s = t[HIGH + i] if place > BUCKETS - 2 else s
         tall = float(min(max(place + 1, 0), 1))  # 0 below the first bucket
         s *= tall
         t[SAID + i] = s
         t[MASS + i] = tall * t[ON + i]
-        at[i] = k + 2 if place > BUCKETS - 2 else k
+        at[i] += 2 if place > BUCKETS - 2 else 0
         at[BLOCK + n] = i
         n += 1 if s > _HOT else 0
     some = 0

@@ -22,13 +22,16 @@ from models.light_layout import (
     FOLLOW,
     FREE,
     HELDSIDE,
+    HIGH,
     LIKE,
     LONG,
     LONGER,
+    LOW,
     NEWDEV,
     NEWREF,
     NEWSIZE,
     REF,
+    RISE,
     SAID,
     SDEV,
     SIDE,
@@ -97,6 +100,12 @@ def slow_views(q: Array, t: Array, tails: Array, first: int, room: int, lanes: i
         t[DRIFT + i] = new_drift if grown else drift
         beyond = 0.5 * abs(creep) / cdev
         t[BEYOND + i] = beyond if grown & (abs(creep) > cdev) else 0.0
+    for i in range(lanes):  # nothing but the loads: so short that they all wait for memory at once
+        if t[DUE + i] > 0.0:
+            place = int((np.float64(t[TALL + i]).view(np.int64) >> 50) - OFFSET)
+            k = ((first + i) * 3 + 2) * (2 * BUCKETS) + 2 * min(max(place, 0), BUCKETS - 2)
+            low, high = tails[k + 1], tails[k + 3]
+            t[LOW + i], t[HIGH + i], t[RISE + i] = low, high, high - low
     for i in range(lanes):
         if t[DUE + i] == 0.0:
             continue
@@ -104,9 +113,8 @@ def slow_views(q: Array, t: Array, tails: Array, first: int, room: int, lanes: i
         bits = np.float64(t[TALL + i]).view(np.int64)
         place = int((bits >> 50) - OFFSET)
         k = ((first + i) * 3 + 2) * (2 * BUCKETS) + 2 * min(max(place, 0), BUCKETS - 2)
-        low, high = tails[k + 1], tails[k + 3]
-        s_slow = low + (bits & MANTISSA) * UNIT * (high - low)
-        s_slow = high if place > BUCKETS - 2 else s_slow
+        s_slow = t[LOW + i] + (bits & MANTISSA) * UNIT * t[RISE + i]
+        s_slow = t[HIGH + i] if place > BUCKETS - 2 else s_slow
         s_slow = 0.0 if place < 0 else s_slow
         held, held_side = s_slow - TWO, t[HELDSIDE + i]
         if age >= 4.0 * warmup:

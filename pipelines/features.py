@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -126,7 +126,7 @@ def write_features(
                 keeper.write_table(stored)
             if ends is not None:
                 lo, hi = np.searchsorted(panel.end_ns, ends, "right")
-                panel = replace(panel, end_ns=panel.end_ns[lo:hi], values=panel.values[lo:hi])
+                panel = panel._replace(end_ns=panel.end_ns[lo:hi], values=panel.values[lo:hi])
                 if lo == hi:
                     continue
             table = to_arrow(panel, features.columns)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from telemetry.errors import ConfigError
+from telemetry.errors import ConfigError, InputError
 from telemetry.types import Bool, Events, Int64, Nanos, SeriesKey, State
 
 __all__ = ["NEVER", "Admitted", "Crossings", "Watermark"]
@@ -36,10 +36,16 @@ def _admit(
 ):  # fmt: skip
     """Judge events from `start` on; stop when the log is full. Returns (next event, log rows, events not admitted).
 
-    `keep` comes all true.
+    `keep` comes all true. If a series is not one of `host_of`, nothing is judged and the next event is -1.
 
     A block in which, whatever the order, no event can be late and no multiple of the grain is passed is taken as one.
     """
+    if start == 0:
+        beyond = 0
+        for i in range(series.shape[0]):
+            beyond += 1 if np.uint64(series[i]) >= np.uint64(host_of.shape[0]) else 0
+        if beyond > 0:
+            return -1, 0, 0
     never = -(1 << 62)
     wm, newest, least, slowest = mem[0], mem[1], mem[2], mem[3]
     late, too_far, first = mem[4], mem[5], mem[6]
@@ -48,7 +54,8 @@ def _admit(
     n = time.shape[0]
     host = -1  # of the event before, whose largest time is `high`, stored only when the host changes
     high = never
-    hosts = host_max.shape[0]
+    hosts = row_hosts.shape[1]
+    host_max = host_max[:hosts]  # the rest is room for more
     one = hosts == 1
     trial = np.empty(hosts, np.int64)
     i = start
@@ -139,6 +146,7 @@ def _admit(
                 rows[n_rows, 0] = now
                 rows[n_rows, 1] = before
                 rows[n_rows, 2] = first
+                rows[n_rows, 3] = least
                 for j in range(host_max.shape[0]):
                     row_hosts[n_rows, j] = host_max[j]
                 n_rows += 1
@@ -158,18 +166,14 @@ class Crossings(NamedTuple):
 
     Parameters
     ----------
-    watermark_ns : (R,) int64, increasing
-    newest_ns : (R,) int64
-        The largest time before the event that moved the watermark.
-    first_ns : (R,) int64
-        The least time admitted so far.
+    rows : list of [watermark_ns, newest_ns, first_ns, least_ns], (R,)
+        The watermark then; the largest time before the event that moved it; the least time admitted so far; the
+        largest time of the slowest host of those heard of.
     host_ns : (R, H) int64
-        Each host's largest time then; `NEVER` before its first event.
+        Each host's largest time then; `NEVER` before its first event. Valid until the next batch is judged.
     """
 
-    watermark_ns: Int64
-    newest_ns: Int64
-    first_ns: Int64
+    rows: list[list[Nanos]]
     host_ns: Int64
 
 
@@ -180,8 +184,7 @@ class Admitted(NamedTuple):
     crossings: Crossings
 
 
-_NONE = np.empty(0, np.int64)
-_NO_CROSSINGS = Crossings(_NONE, _NONE, _NONE, np.empty((0, 0), np.int64))
+_NO_CROSSINGS = Crossings([], np.empty((0, 0), np.int64))
 _ALL = Admitted(None, _NO_CROSSINGS)
 
 
@@ -218,7 +221,7 @@ class Watermark:
         self._mem = np.array([NEVER, NEVER, NEVER, -1, 0, 0, _FAR], np.int64)
         self._tables: list[tuple[Sequence[SeriesKey], Int64]] = []
         self._keep = np.ones(0, np.bool_)
-        self._rows, self._row_hosts = np.empty((0, 3), np.int64), np.empty((0, 0), np.int64)
+        self._rows, self._row_hosts = np.empty((0, 4), np.int64), np.empty((0, 0), np.int64)
 
     @property
     def watermark_ns(self) -> Nanos:
@@ -254,49 +257,58 @@ class Watermark:
 
     def admit(self, events: Events) -> Admitted:
         """Judge a batch and move the watermark."""
-        return self.judge(events.keys, events.series, events.time_ns, events.seen_ns)
+        return self.judge(self.hosts_of(events.keys), events.series, events.time_ns, events.seen_ns)
 
-    def judge(self, keys: Sequence[SeriesKey], series: Int64, time_ns: Int64, seen_ns: Int64) -> Admitted:
-        """Judge the events of these columns and move the watermark."""
-        host_of = self._table(keys)
+    def judge(self, host_of: Int64, series: Int64, time_ns: Int64, seen_ns: Int64) -> Admitted:
+        """Judge the events of these columns and move the watermark; `host_of` is `hosts_of` their keys.
+
+        Raises
+        ------
+        InputError
+            If a series is not one of the keys; nothing is judged then.
+        """
         n, hosts = len(time_ns), len(self._hosts)
         if len(self._keep) < n:
             self._keep = np.ones(n, np.bool_)
-        keep = self._keep
-        logged: list[tuple[Int64, Int64]] = []
-        rows, row_hosts = self._rows, self._row_hosts
-        if row_hosts.shape[1] != hosts:
-            rows, row_hosts = np.empty((_ROWS, 3), np.int64), np.empty((_ROWS, hosts), np.int64)
-            self._rows, self._row_hosts = rows, row_hosts
-        mem, host_max = self._mem, self._host_max[:hosts]
+        if self._row_hosts.shape[1] != hosts:
+            self._rows, self._row_hosts = np.empty((_ROWS, 4), np.int64), np.empty((_ROWS, hosts), np.int64)
+        keep, rows, row_hosts = self._keep, self._rows, self._row_hosts
+        lateness, idle, ahead, grain = self._setting
+        logged: list[list[Nanos]] = []
+        heights: list[Int64] = []
         at = lost = 0
         while at < n:
             at, used, dropped = _admit(
-                series, time_ns, seen_ns, host_of, at, host_max, mem, keep, *self._setting, rows, row_hosts,
+                series, time_ns, seen_ns, host_of, at, self._host_max, self._mem, keep, lateness, idle, ahead, grain,
+                rows, row_hosts,
             )  # fmt: skip
+            if at < 0:
+                raise InputError(f"events: expected series from 0 to {len(host_of) - 1}, got one beyond")
             lost += dropped
             if used:
-                logged.append((rows[:used].copy(), row_hosts[:used].copy()))
-        if len(logged) == 1:
-            table, heights = logged[0]
-        elif logged:
-            table, heights = np.concatenate([r for r, _ in logged]), np.concatenate([h for _, h in logged])
-        crossings = Crossings(table[:, 0], table[:, 1], table[:, 2], heights) if logged else _NO_CROSSINGS
+                logged += rows[:used].tolist()
+                heights.append(row_hosts[:used].copy())
+        if not lost and not logged:
+            return _ALL
+        crossings = Crossings(logged, np.concatenate(heights)) if logged else _NO_CROSSINGS
         if not lost:
-            return Admitted(None, crossings) if logged else _ALL
+            return Admitted(None, crossings)
         self._keep = np.ones(n, np.bool_)
         return Admitted(keep[:n], crossings)
 
     def raise_to(self, watermark_ns: Nanos) -> Crossings:
-        """Lift the watermark by hand (the end of a recording): what is below counts as late from now on."""
-        if watermark_ns <= self.watermark_ns:
-            return _NO_CROSSINGS
-        mem = self._mem
-        mem[_WM] = watermark_ns
-        newest, first = mem[_NEWEST : _NEWEST + 1].copy(), mem[_FIRST:].copy()
-        return Crossings(np.array([watermark_ns]), newest, first, self._host_max[None, : len(self._hosts)].copy())
+        """Lift the watermark by hand (the end of a recording): what is below counts as late from now on.
 
-    def _table(self, keys: Sequence[SeriesKey]) -> Int64:
+        Before any event there is nothing to lift.
+        """
+        mark, newest, least, _, _, _, first = self._mem.tolist()
+        if watermark_ns <= mark or newest == NEVER:
+            return _NO_CROSSINGS
+        self._mem[_WM] = watermark_ns
+        return Crossings([[watermark_ns, newest, first, least]], self._host_max[None])
+
+    def hosts_of(self, keys: Sequence[SeriesKey]) -> Int64:
+        """Index of each key's host (registered if new)."""
         for known, table in self._tables:
             if known is keys:
                 return table

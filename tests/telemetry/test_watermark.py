@@ -39,7 +39,9 @@ def test_is_as_defined_however_it_is_cut(
         piece = stream[at : min(b, len(rows))]
         admitted = mark.admit(piece)
         got += [True] * len(piece) if admitted.keep is None else admitted.keep.tolist()
-        crossed += admitted.crossings.watermark_ns.tolist()
+        crossed += [row[0] for row in admitted.crossings.rows]
+        for row, heights in zip(admitted.crossings.rows, admitted.crossings.host_ns.tolist(), strict=True):
+            assert row[3] == min(h for h in heights if h != NEVER)
         at = max(at, b)
         other = Watermark(lateness, idle, max_ahead_ns=200, grain_ns=7)
         other.restore(mark.snapshot())
@@ -84,23 +86,24 @@ def test_a_wrong_clock_is_rejected_and_counted() -> None:
 def test_what_each_host_had_told_is_logged_at_the_crossing() -> None:
     mark = Watermark(0, 2 * S, grain_ns=S)
     crossed = mark.admit(events([(0, 10 * S), (1, 10 * S + 1), (0, 15 * S), (0, 15 * S + 5)])).crossings
-    assert crossed.watermark_ns.tolist() == [10 * S, 13 * S]
+    assert [row[0] for row in crossed.rows] == [10 * S, 13 * S]
     assert crossed.host_ns[:, :2].tolist() == [[10 * S, NEVER], [15 * S, 10 * S + 1]]
-    assert crossed.newest_ns.tolist()[1] == 10 * S + 1
+    assert crossed.rows[1][1] == 10 * S + 1
+    assert [row[3] for row in crossed.rows] == [10 * S, 10 * S + 1]  # the slowest of those heard of
 
 
 def test_many_crossings_in_one_batch_are_all_logged() -> None:
     time = np.arange(2000, dtype=np.int64) * S
     stream = Events(KEYS, np.zeros(2000, np.int64), time, time, np.zeros(2000))
     crossed = Watermark(grain_ns=S).admit(stream).crossings
-    np.testing.assert_array_equal(crossed.watermark_ns, time)
+    np.testing.assert_array_equal([row[0] for row in crossed.rows], time)
 
 
 def test_raised_by_hand_what_is_below_is_late() -> None:
     mark = Watermark(0, 5 * S)
     mark.admit(events([(0, 100 * S)]))
-    assert mark.raise_to(110 * S).watermark_ns.tolist() == [110 * S]
-    assert len(mark.raise_to(105 * S).watermark_ns) == 0
+    assert mark.raise_to(110 * S).rows == [[110 * S, 100 * S, 100 * S, 100 * S]]
+    assert mark.raise_to(105 * S).rows == []
     mark.admit(events([(0, 109 * S), (0, 110 * S)]))
     assert mark.late == 1
 
