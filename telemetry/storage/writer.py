@@ -17,6 +17,7 @@ from telemetry.storage.cut import adopt, cut_up_to
 from telemetry.storage.cutter import Cutter
 from telemetry.storage.layout import part
 from telemetry.storage.log import Encoder, start_segment
+from telemetry.storage.manifest import read_manifest
 from telemetry.types import Events, Nanos
 
 __all__ = ["CUT_NS", "FLUSH_NS", "SEGMENT_BYTES", "LogWriter"]
@@ -144,6 +145,8 @@ class LogWriter:
     def _start(self) -> bool:
         try:
             (self.path / "log").mkdir(exist_ok=True)
+            # a writer of this name may have been here before: segments below its cut no longer count
+            self._number = max(self._number, read_manifest(self.path).cut.get(self._name, 0))
             while (fd := start_segment(self.path / "log" / f"{self._name}-{self._number}.twl")) is None:
                 self._number += 1
             self._fd = fd

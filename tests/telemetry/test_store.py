@@ -310,6 +310,14 @@ def test_a_segment_taken_before_it_is_locked_is_started_anew(tmp_path: Path, mon
     assert len(flat(Store(tmp_path / "s", create=False))) == 250
 
 
+def test_a_writer_comes_again_by_the_same_name(tmp_path: Path) -> None:
+    for turn in range(3):
+        with Store(tmp_path / "s", writer="w", cut_ns=2 * 10**9, flush_ns=0) as store:
+            for b in list(ticks("tx1", 90))[30 * turn : 30 * (turn + 1)]:
+                store.append(b)
+        assert len(flat(Store(tmp_path / "s", create=False))) == 150 * (turn + 1)
+
+
 def test_a_killed_writer_loses_at_most_what_was_not_flushed(tmp_path: Path) -> None:
     code = (
         "import time\n"
