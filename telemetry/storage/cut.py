@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from telemetry.storage.index import SegmentIndex
+from telemetry.storage.log import still_there
 from telemetry.storage.manifest import Entry, Manifest, locked, read_manifest, write_manifest
 from telemetry.storage.partition import PartitionWriter
 from telemetry.storage.segments import log_batches, segment_name, segments
@@ -49,6 +50,8 @@ def cut_segment(root: Path, path: Path) -> int:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            return 0
+        if not still_there(path, file.fileno()):
             return 0
         cut = read_manifest(root).cut
         if cut.get(name[0], 0) > name[1]:

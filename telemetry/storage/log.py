@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from telemetry.errors import StoreError
 from telemetry.types import Events, Float64, Int64, Nanos, SeriesKey
 
-__all__ = ["HEADER", "Encoder", "start_segment"]
+__all__ = ["HEADER", "Encoder", "start_segment", "still_there"]
 
 HEADER = b"TWLG" + struct.pack("<HHQ", 1, 0, 0)
 FRAME = struct.Struct("<IIBBHIqq")
@@ -232,7 +232,7 @@ def start_segment(path: Path) -> int | None:
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         fcntl.flock(fd, fcntl.LOCK_EX)
-        if not _still_there(path, fd):
+        if not still_there(path, fd):
             os.close(fd)
             return None
         os.write(fd, HEADER)
@@ -241,7 +241,8 @@ def start_segment(path: Path) -> int | None:
     return fd
 
 
-def _still_there(path: Path, fd: int) -> bool:
+def still_there(path: Path, fd: int) -> bool:
+    """Whether a path still is the file that was opened: who waits for a lock may get it after the file was deleted."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(fd))
     except FileNotFoundError:

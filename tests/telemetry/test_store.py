@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from telemetry.errors import StoreError
+from telemetry.storage.cut import cut_segment
 from telemetry.storage.manifest import read_manifest
 from telemetry.store import Store
 from telemetry.types import Events, SeriesKey
@@ -308,6 +309,34 @@ def test_a_segment_taken_before_it_is_locked_is_started_anew(tmp_path: Path, mon
         assert len(flat(Store(tmp_path / "s", create=False))) == 250
     assert len(taken) == 2
     assert len(flat(Store(tmp_path / "s", create=False))) == 250
+
+
+def test_a_segment_cut_by_another_is_not_cut_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opened; then another process cut and deleted it, and a third forgot its writer; only then came the lock."""
+    store = Store(tmp_path / "s", writer="w", flush_ns=0)
+    for b in ticks("tx1", 30):
+        store.append(b)
+    store.flush()
+    os.close(store._fd)  # as if it were killed
+    (path,) = (tmp_path / "s" / "log").glob("*.twl")
+    lock, once = fcntl.flock, []
+
+    def flock(fd: int, how: int) -> None:
+        if how == fcntl.LOCK_EX | fcntl.LOCK_NB and not once:
+            once.append(fd)
+            cut_segment(tmp_path / "s", path)
+            with Store(tmp_path / "s") as other:
+                for b in ticks("tx2", 1):
+                    other.append(b)
+            assert "w" not in read_manifest(tmp_path / "s").cut
+        lock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    cut_segment(tmp_path / "s", path)
+    assert once
+    again = Store(tmp_path / "s", create=False)
+    assert len(flat(again)) == 155
+    assert again.duplicates == 0
 
 
 def test_a_writer_comes_again_by_the_same_name(tmp_path: Path) -> None:
