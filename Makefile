@@ -24,13 +24,18 @@ $(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
 	$(PIP) -e '.[dev]'
 	@touch $@ $(VENV)/.done
 
-demo: setup
+# numba's cache of a function does not see that a function or constant from another file has changed
+$(VENV)/.compiled: $(shell find telemetry features models detectors -name '*.py') | $(VENV)/.made
+	@find telemetry features models detectors -name '*.nb[ic]' -delete
+	@touch $@
+
+demo: setup $(VENV)/.compiled
 	$(BIN)/tailwatch demo
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev $(VENV)/.compiled
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not root and not service" tests
 
-test-all: $(VENV)/.dev
+test-all: $(VENV)/.dev $(VENV)/.compiled
 	$(BIN)/python -m pytest tests
 
 lint: $(VENV)/.dev
@@ -39,7 +44,7 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.dev
+bench: $(VENV)/.dev $(VENV)/.compiled
 	$(BIN)/python -m benchmarks $(FAMILY)
 
 clean:
