@@ -96,8 +96,7 @@ def commit_files(
         order = manifest.next_order
         manifest.next_order += 1
         target = root / entry.path
-        if target.exists():
-            target = target.with_name(f"{target.stem}-{order}.parquet")
+        target = target.with_name(f"{target.stem}-{order}.parquet")  # a name that no reader can know another file by
         target.parent.mkdir(parents=True, exist_ok=True)
         path.replace(target)
         files.append(msgspec.structs.replace(entry, path=str(target.relative_to(root)), order=order))

@@ -219,8 +219,8 @@ class Encoder:
 def start_segment(path: Path) -> int | None:
     """Create a segment and return its descriptor, held by an exclusive lock while the writer lives.
 
-    None if another process took the new file for one that a dead writer left, before it was locked: it is gone then,
-    and what was written to it would be lost.
+    None if there is one of this name, or if another process took the new file for one that a dead writer left, before
+    it was locked: it is gone then, and what was written to it would be lost.
 
     Raises
     ------
@@ -236,6 +236,8 @@ def start_segment(path: Path) -> int | None:
             os.close(fd)
             return None
         os.write(fd, HEADER)
+    except FileExistsError:
+        return None
     except OSError as error:
         raise StoreError(f"{path}: cannot start a log segment: {error.strerror}") from error
     return fd

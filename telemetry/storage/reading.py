@@ -113,7 +113,10 @@ class Snapshot:
         found = {k for _, index in self._logs for k in index.used_keys()}
         for f in self.files:
             if _may_hold(f, selectors):
-                found |= read_keys(self._where(f), f.host, self._filesystem)
+                try:
+                    found |= read_keys(self._where(f), f.host, self._filesystem)
+                except FileNotFoundError:  # replaced between the look and the opening
+                    found |= read_keys(self._where(f), f.host, self._filesystem)
         return found
 
     def _where(self, entry: Entry) -> str | Path:
@@ -125,15 +128,21 @@ class Snapshot:
         return path
 
     def file_rows(self, f: Entry, table: KeyTable, seen: _Span, time: _Span | None) -> Iterator[_Batch]:
-        try:
-            whole = seen[0] <= f.seen_min and f.seen_max < seen[1] and time is None
-            span = (-(2**63), 2**63 - 1) if whole else seen
-            for rows in read_file(self._where(f), f.host, table, span, time, self._filesystem):
-                real = np.full(len(rows), rows.value.dtype.kind == "f")
-                rows.value = rows.value.view(np.int64)
-                yield rows, real
-        except FileNotFoundError:
-            raise StoreError(f"{self._root / f.path}: named in the manifest, but not there") from None
+        whole = seen[0] <= f.seen_min and f.seen_max < seen[1] and time is None
+        span = (-(2**63), 2**63 - 1) if whole else seen
+        told = tried = False
+        while True:
+            try:
+                for rows in read_file(self._where(f), f.host, table, span, time, self._filesystem):
+                    told = True
+                    real = np.full(len(rows), rows.value.dtype.kind == "f")
+                    rows.value = rows.value.view(np.int64)
+                    yield rows, real
+                return
+            except FileNotFoundError:
+                if told or tried:
+                    raise StoreError(f"{self._root / f.path}: named in the manifest, but not there") from None
+                tried = True  # replaced between the look and the opening
 
     def _log_rows(
         self, fd: int, index: SegmentIndex, table: KeyTable, seen: _Span, time: _Span | None

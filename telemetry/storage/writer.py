@@ -18,6 +18,7 @@ from telemetry.storage.cutter import Cutter
 from telemetry.storage.layout import part
 from telemetry.storage.log import Encoder, start_segment
 from telemetry.storage.manifest import read_manifest
+from telemetry.storage.segments import segment_name, segments
 from telemetry.types import Events, Nanos
 
 __all__ = ["CUT_NS", "FLUSH_NS", "SEGMENT_BYTES", "LogWriter"]
@@ -145,8 +146,11 @@ class LogWriter:
     def _start(self) -> bool:
         try:
             (self.path / "log").mkdir(exist_ok=True)
-            # a writer of this name may have been here before: segments below its cut no longer count
-            self._number = max(self._number, read_manifest(self.path).cut.get(self._name, 0))
+            # a writer of this name may have been here before: what is below its cut, or below a segment of it that
+            # waits to be cut, does not count. The folder first: a segment leaves it after its cut is written.
+            names = [n for p in segments(self.path) if (n := segment_name(p)) and n[0] == self._name]
+            cut = read_manifest(self.path).cut.get(self._name, 0)
+            self._number = max([self._number, cut, *(n + 1 for _, n in names)])
             while (fd := start_segment(self.path / "log" / f"{self._name}-{self._number}.twl")) is None:
                 self._number += 1
             self._fd = fd

@@ -339,6 +339,19 @@ def test_a_segment_cut_by_another_is_not_cut_twice(tmp_path: Path, monkeypatch: 
     assert again.duplicates == 0
 
 
+def test_two_writers_of_one_name(tmp_path: Path) -> None:
+    """A writer that did not end yet, and one started beside it: neither takes the other's segment."""
+    first, second = (Store(tmp_path / "s", writer="w", cut_ns=2 * 10**9, flush_ns=0) for _ in range(2))
+    for one, other in zip(ticks("tx1", 90), ticks("tx2", 90), strict=True):
+        first.append(one)
+        second.append(other)
+    for store in (second, first):
+        store.close()
+    again = Store(tmp_path / "s", create=False)
+    assert len(flat(again)) == 900
+    assert again.duplicates == 0
+
+
 def test_a_writer_comes_again_by_the_same_name(tmp_path: Path) -> None:
     for turn in range(3):
         with Store(tmp_path / "s", writer="w", cut_ns=2 * 10**9, flush_ns=0) as store:
