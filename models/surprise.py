@@ -17,6 +17,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from models.rolling import place
 from telemetry.errors import StoreError
 from telemetry.types import Float64, Int8, Int64, State
 
@@ -58,30 +59,17 @@ def gpd_surprise(value: float, threshold: float, shape: float, scale: float, log
 
 
 @njit(cache=True, nogil=True)
-def _first_not_below(top: NDArray[np.float32], n: int, value: float) -> int:
-    """Index of the first of the `n` ascending values that is >= `value` (`n` if none is)."""
-    lo, hi = 0, n
-    while lo < hi:
-        mid = (lo + hi) >> 1
-        if top[mid] < value:
-            lo = mid + 1
-        else:
-            hi = mid
-    return lo
-
-
-@njit(cache=True, nogil=True)
 def tail_put(top: NDArray[np.float32], n: int, value: float) -> int:
     """Keep a value if it is among the largest of its generation (``top[:n]``, ascending). Returns the new `n`."""
     size = len(top)
     if n < size:
-        at = _first_not_below(top, n, value)
+        at = place(top, n, value)
         for j in range(n, at, -1):
             top[j] = top[j - 1]
         top[at] = value
         return n + 1
     if value > top[0]:
-        at = _first_not_below(top, n, value) - 1
+        at = place(top, n, value) - 1
         for j in range(at):
             top[j] = top[j + 1]
         top[at] = value
@@ -171,7 +159,7 @@ def tail_score(
     bar = t + precedent * (value - t)
     before = 0
     for g in range(len(held)):
-        before += held[g] - _first_not_below(top[g], held[g], bar)
+        before += held[g] - place(top[g], held[g], bar)
     if before > 0:
         s = min(s, -np.log10((before + 1.0) / (total + 1.0)))
     return max(min(s, 1.5 * np.log10(seen + 1.0)), 0.0)
