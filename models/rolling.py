@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from numba import njit
+from numpy.typing import NDArray
 
 from telemetry.types import Float64
 
@@ -13,7 +16,7 @@ RING = 512
 
 
 @njit(cache=True, nogil=True)
-def place(a: Float64, n: int, value: float) -> int:
+def place(a: NDArray[Any], n: int, value: float) -> int:
     """How many of the ascending ``a[:n]`` are below `value`."""
     lo, hi = 0, n
     while lo < hi:
