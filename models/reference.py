@@ -64,7 +64,7 @@ def _advance(  # type: ignore[no-untyped-def]
         q = quantum[c]
         for w in range(windows):
             x = values[w, c]
-            if np.isnan(x):
+            if not np.isfinite(x):
                 continue
             n = int(r[_N])
             if n == 0 and seen + w >= warmup and not np.isnan(absent):
@@ -97,8 +97,8 @@ def _advance(  # type: ignore[no-untyped-def]
                     if sign * (ring[c, i] - x) >= 0.0:
                         as_much += 1
                 s = TAIL_SURPRISE + PER_E * beyond / excess
-                seen = np.log10((n + 1.0) / (as_much + 1.0))
-                s = min(max(s, seen), cap) if as_much == 0 else min(s, seen)
+                rare = np.log10((n + 1.0) / (as_much + 1.0))
+                s = min(max(s, rare), cap) if as_much == 0 else min(s, rare)
             surprise[w, c] = s
             side[w, c] = 0 if x == r[_MID] else (1 if sign > 0 else -1)
 
@@ -210,7 +210,7 @@ class ReferenceModel:
         columns, k = panel.channels, self._state.rows
         values = panel.channel_values()
         shape = values.shape
-        flat = values.reshape(shape[0], -1)
+        flat = values.reshape(shape[0], shape[1] * shape[2])
         quantum = np.tile([_quantum(c, panel.window_ns) for c in columns], shape[1])
         warmup, _, relearn, flag, refit = self._params
         out = [np.full(flat.shape, np.nan) for _ in range(4)]

@@ -113,3 +113,19 @@ def test_mistakes_are_said() -> None:
         ReferenceModel(warmup=3)
     with pytest.raises(StoreError, match="other parameters"):
         ReferenceModel().restore(ReferenceModel(memory=64).snapshot())
+
+
+def test_what_a_series_said_does_not_decide_when_another_appears() -> None:
+    """Once a value beyond the tail had been scored, what appeared early in the same call started cold."""
+    x = np.full((300, 2), np.nan)
+    x[:, 0] = np.random.default_rng(0).normal(10.0, 1.0, 300)
+    x[245, 0], x[250:, 1] = 30.0, 1.0
+    whole = check_model(lambda: ReferenceModel(absent=0.0), panel(x), [240])
+    assert whole[250, 1, 0] > 1.5
+
+
+def test_what_is_not_finite_is_missing() -> None:
+    x = np.random.default_rng(0).normal(10.0, 1.0, 300)
+    with_gaps, with_inf = x.copy(), x.copy()
+    with_gaps[20:200:9], with_inf[20:200:9] = np.nan, np.inf
+    np.testing.assert_array_equal(surprise(with_inf), surprise(with_gaps))
