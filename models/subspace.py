@@ -27,6 +27,7 @@ _VERSION = 1
 ROWS, TAIL_WEIGHT, TAIL_AT = range(3)
 _OFFSET = (1023 - 3) * 4
 _MANTISSA = (1 << 50) - 1
+_MOST = 1e3
 
 
 @njit(cache=True, nogil=True)
@@ -123,7 +124,12 @@ def _advance(
                     v = (inverse[i, j] - gain[i] * gain[j] / lower) / forget
                     inverse[i, j] = v
                     inverse[j, i] = v
-                inverse[i, i] = min(inverse[i, i], 1e3)
+            for i in range(rank):  # where nothing moves it only grows; rows with columns, else it is no inverse any more
+                if inverse[i, i] > _MOST:
+                    part = math.sqrt(_MOST / inverse[i, i])
+                    for j in range(rank):
+                        inverse[i, j] *= part
+                        inverse[j, i] *= part
         for c in range(channels):
             x = values[w, c]
             if not math.isfinite(x):
@@ -210,7 +216,7 @@ class SubspaceModel:
         """Score then learn; a row without any value changes nothing."""
         self._start(self._state.settle(panel))
         values = panel.channel_values()
-        flat = values.reshape(len(values), -1)
+        flat = values.reshape(len(values), values.shape[1] * values.shape[2])
         joint, side, parts = np.empty(len(flat)), np.empty(flat.shape, np.int8), np.empty(flat.shape)
         k = self._state.rows
         _advance(flat, self._prm, k["stats"], k["basis"], self._inverse, self._table, self._marks, joint, side, parts)

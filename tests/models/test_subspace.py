@@ -69,3 +69,15 @@ def test_errors_are_one_line() -> None:
         SubspaceModel(rank=0)
     with pytest.raises(StoreError, match="version and rank"):
         SubspaceModel(rank=3).restore(SubspaceModel().snapshot())
+
+
+def test_a_quiet_night_leaves_it_sound() -> None:
+    """Where nothing moves, forgetting goes on: what it knows of directions must stay a positive definite matrix."""
+    model = SubspaceModel(rank=2, memory=50)
+    run(model, panel_of(shared(500)))
+    run(model, panel_of(np.full((20_000, 8), 50.0)))
+    inverse = model.snapshot()["inverse"]
+    assert np.linalg.eigvalsh(inverse).min() > 0.0
+    s = run(model, panel_of(shared(2_000))).surprise[1_000:, 0, 0]
+    assert (s > 0.0).mean() > 0.3
+    assert (s > 3.0).mean() < 0.01
