@@ -20,7 +20,7 @@ from models.keyed import pack_names, rows_before, unpack_names
 from models.pickled import pack, unpack
 from models.surprise import Calibrator
 from telemetry.errors import ConfigError, StoreError
-from telemetry.types import Float64, Panel, Scores, SeriesKey, State
+from telemetry.types import Panel, Scores, SeriesKey, State
 
 __all__ = ["KINDS", "RiverModel"]
 
@@ -229,25 +229,21 @@ class RiverModel:
         """Score then learn, window by window, each channel by its own river model."""
         self._settle(panel)
         values = panel.channel_values()
-        flat = values.reshape(len(values), -1)
-        raw = np.full(flat.shape, np.nan)
+        flat = values.reshape(len(values), values.shape[1] * values.shape[2])
+        raw, mean = np.full(flat.shape, np.nan), np.full(flat.shape, np.nan)
         drive, cold = _DRIVE[self._how], self._cold
         for i, channel in enumerate(self._channels):
             for w in np.flatnonzero(np.isfinite(flat[:, i])):
                 score = drive(channel, float(flat[w, i]))
+                mean[w, i] = channel.mean
                 if math.isfinite(score) and channel.count > cold:
                     raw[w, i] = score
         surprise, side = self._tail.advance(raw)
-        if not self._both:
-            side = self._sides(flat, side)
+        if not self._both:  # a one-sided score does not say where it points: the value's side of its running mean does
+            side = np.where(side != 0, np.sign(flat - mean), 0.0).astype(np.int8)
         return Scores(
             panel.keys, self._columns, panel.end_ns, surprise.reshape(values.shape), side.reshape(values.shape)
         )
-
-    def _sides(self, flat: Float64, side: np.ndarray) -> np.ndarray:
-        """A one-sided score does not say where it points: the value's side of its running mean does."""
-        mean = np.array([c.mean for c in self._channels])
-        return np.where(np.isfinite(flat) & (side != 0), np.sign(np.nan_to_num(flat - mean)), 0).astype(np.int8)
 
     def snapshot(self) -> State:
         """river's objects as checked bytes; everything else as plain arrays."""

@@ -111,3 +111,15 @@ def test_wrong_names_and_parameters() -> None:
         RiverModel("HalfSpaceTrees", {"trees": 3})
     with pytest.raises(ConfigError, match="policy decides"):
         RiverModel("ThresholdFilter")
+
+
+def test_the_side_is_that_of_the_time() -> None:
+    """Not that of the mean at the end of the call: it must not depend on how windows are split over calls."""
+    x = np.random.default_rng(0).normal(100.0, 3.0, (400, 1))
+    x[300:] += 60.0
+    model = RiverModel("GaussianScorer", {"grace_period": 40})
+    whole = model.advance(panel_of(x)).side
+    model = RiverModel("GaussianScorer", {"grace_period": 40})
+    each = [model.advance(panel_of(x[i : i + 1], first=i)).side for i in range(len(x))]
+    np.testing.assert_array_equal(np.concatenate(each), whole)
+    assert (whole != 0).any()
