@@ -87,7 +87,7 @@ class SklearnModel:
         self._keys, self._columns = history.keys, history.channels
         values = history.channel_values()
         cut = int(len(values) * (1.0 - _HELD_OUT))
-        if cut < _LEAST * (1.0 - _HELD_OUT):
+        if len(values) < _LEAST:
             raise NoDataError(
                 f"sklearn {self._kind}: expected at least {_LEAST} windows to train on, got {len(values)}"
             )
@@ -143,7 +143,9 @@ class SklearnModel:
             if len(self._hosts) == 1:
                 out[:, :] = surprise[:, n, None, None]
                 continue
-            flat = np.where(np.isnan(own), -np.inf, own).reshape(windows, -1)
+            if not at:  # none of the host's series is in the panel
+                continue
+            flat = np.where(np.isnan(own), -np.inf, own).reshape(windows, len(at) * width)
             place = np.zeros(flat.shape)
             place[np.isnan(surprise[:, n])] = np.nan
             known = ~np.isnan(surprise[:, n])

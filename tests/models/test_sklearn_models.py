@@ -108,3 +108,18 @@ def test_errors_are_one_line() -> None:
     state["digest"] = np.array("0" * 64)
     with pytest.raises(StoreError, match="damaged"):
         SklearnModel("pca").restore(state)
+
+
+def test_a_host_that_left_does_not_stop_the_others() -> None:
+    model = trained("pca", "ab")
+    x = rows(100, seed=5)
+    x[60, 2] += 30.0
+    surprise = model.advance(panel_of(x, "a")).surprise
+    assert np.isfinite(surprise).all()
+    assert int(np.argmax(surprise[60, :, 0])) == 2
+
+
+def test_as_many_windows_as_it_says_are_enough() -> None:
+    SklearnModel("pca").fit(panel_of(rows(64)))
+    with pytest.raises(NoDataError, match="at least 64 windows to train on, got 63"):
+        SklearnModel("pca").fit(panel_of(rows(63)))
