@@ -170,7 +170,7 @@ class CountModel:
         """Score then learn; a negative or missing value changes nothing."""
         self._state.settle(panel)
         values = panel.channel_values()
-        flat = values.reshape(len(values), -1)
+        flat = values.reshape(len(values), values.shape[1] * values.shape[2])
         window = panel.window_ns
         unit = np.array([1e9 / window if quantum_of(c, window) > 1.0 else 1.0 for c in panel.channels])
         surprise, side = np.empty(flat.shape), np.empty(flat.shape, np.int8)

@@ -137,7 +137,7 @@ class JointModel:
         """Set each channel's range from history, then pass over it once, as if it had been live."""
         self.align(history.keys)
         self._settle(history)
-        values = history.channel_values().reshape(len(history.end_ns), -1)
+        values = history.channel_values().reshape(len(history.end_ns), len(self._state["low"]))
         if self._state["marks"][_ROWS] == 0.0:
             self._set_range(values)
         self._state["marks"][_TRUST] = -1.0

@@ -205,7 +205,7 @@ class ShiftModel:
         self._state.settle(panel)
         values = panel.channel_values()
         shape = values.shape
-        flat = values.reshape(shape[0], -1)
+        flat = values.reshape(shape[0], shape[1] * shape[2])
         surprise = np.full(flat.shape, np.nan)
         side = np.zeros(flat.shape, np.int8)
         level = np.full(flat.shape if explain else (0, 0), np.nan)

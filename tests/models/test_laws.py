@@ -64,3 +64,12 @@ def test_every_kind_keeps_the_laws(kind: str) -> None:
         assert np.isfinite(surprise[-50:]).any()
 
     check()
+
+
+@pytest.mark.parametrize("kind", sorted(MODELS))
+def test_no_window_changes_nothing(kind: str) -> None:
+    some, none = panel(40, 0, 600), panel(0, 0, 600)
+    expected = maker(kind)().advance(some)
+    model = maker(kind)()
+    assert model.advance(none).surprise.shape == (0, 3, 2)
+    np.testing.assert_array_equal(model.advance(some).surprise, expected.surprise)
