@@ -2,7 +2,8 @@
 
 The rate is a gamma posterior with forgetting, so that the next count is negative binomial (wider where little was seen:
 the first event after n silent windows has probability of about 1 / n); where counts scatter more than Poisson's, the
-measured overdispersion widens it further. Exact tail sums, nothing approximated by a normal law.
+measured overdispersion widens it further. Exact tail sums, nothing approximated by a normal law, up to counts whose
+sums would be of some 100,000 terms; those are as good as continuous, by a gamma law of the same mean and variance.
 """
 
 from __future__ import annotations
@@ -25,6 +26,44 @@ _VERSION = 1
 _FIELDS = ("age", "sum", "weight", "square", "flagged")
 AGE, SUM, WEIGHT, SQUARE, FLAGGED = range(5)
 _LN10 = math.log(10.0)
+_TERMS = 100_000
+_SMOOTH = 1e4
+
+
+@njit(cache=True, nogil=True)
+def _gamma_surprise(x: float, shape: float, above: bool) -> float:
+    """-log10 of the upper or lower tail of a gamma law of scale 1: series, continued fraction, or Wilson & Hilferty."""
+    if x <= 0.0:
+        return 0.0 if above else 300.0
+    if shape > _SMOOTH:
+        z = 3.0 * math.sqrt(shape) * ((x / shape) ** (1.0 / 3.0) - 1.0 + 1.0 / (9.0 * shape))
+        z = min(z if above else -z, 37.0)
+        return -math.log10(0.5 * math.erfc(z / math.sqrt(2.0)))
+    log_mass = shape * math.log(x) - x - math.lgamma(shape)
+    if above and x > shape + 1.0:
+        b = x + 1.0 - shape
+        c, d = 1e300, 1.0 / b
+        h = d
+        for i in range(1, _TERMS):
+            a = -i * (i - shape)
+            b += 2.0
+            d = 1.0 / (a * d + b)
+            c = b + a / c
+            h *= d * c
+            if abs(d * c - 1.0) < 1e-12:
+                break
+        return -(log_mass + math.log(h)) / _LN10
+    term = 1.0 / shape
+    total = term
+    k = shape
+    for _ in range(_TERMS):
+        k += 1.0
+        term *= x / k
+        total += term
+        if term < 1e-12 * total:
+            break
+    log_below = log_mass + math.log(total)
+    return -math.log(max(-math.expm1(log_below), 1e-300)) / _LN10 if above else -log_below / _LN10
 
 
 @njit(cache=True, nogil=True)
@@ -41,6 +80,12 @@ def negative_binomial_surprise(count: float, size: float, mean: float, above: bo
     """
     if above and count <= 0.0:
         return 0.0
+    spread = math.sqrt(mean + mean * mean / size)
+    reach = 8.0 * spread + 28.0 * mean / size
+    if reach > 2.0 * _TERMS and (above or count > _TERMS):  # too many terms to be summed
+        shape = (mean / spread) ** 2
+        edge = count - 0.5 if above else count + 0.5
+        return max(0.0, _gamma_surprise(edge / mean * shape, shape, above))
     log_stay = math.log(mean / (size + mean))
     log_mass = (
         math.lgamma(count + size)
@@ -54,14 +99,14 @@ def negative_binomial_surprise(count: float, size: float, mean: float, above: bo
     term = 1.0
     k = count
     if above:
-        for _ in range(100_000):  # terms fall geometrically beyond the mode
+        for _ in range(_TERMS):  # terms fall geometrically beyond the mode
             term *= (k + size) / (k + 1.0) * stay
             k += 1.0
             total += term
             if term < 1e-12 * total:
                 break
     else:
-        for _ in range(100_000):
+        for _ in range(_TERMS):
             if k <= 0.0:
                 break
             term *= k / ((k - 1.0 + size) * stay)
@@ -100,6 +145,8 @@ def _advance(values: Any, unit: Any, prm: Any, r: Any, surprise: Any, side: Any,
                 # measured scatter beyond Poisson's, in units of its own mean
                 own = r[n, SUM] / r[n, WEIGHT]
                 var = r[n, SQUARE] / r[n, WEIGHT] - own * own
+                if own > 4.0 * rate * rate:  # the prior's half a window would move it by more than it scatters
+                    mean = own
                 if own > 0.0 and var > own:
                     size = min(size, own * own / (var - own))
                 size = max(size, 1e-3)
@@ -172,7 +219,7 @@ class CountModel:
         values = panel.channel_values()
         flat = values.reshape(len(values), values.shape[1] * values.shape[2])
         window = panel.window_ns
-        unit = np.array([1e9 / window if quantum_of(c, window) > 1.0 else 1.0 for c in panel.channels])
+        unit = np.array([quantum_of(c, window) if c.startswith("rate") else 1.0 for c in panel.channels])
         surprise, side = np.empty(flat.shape), np.empty(flat.shape, np.int8)
         band = np.empty((1, *flat.shape) if explain else (0, 0, 0))
         _advance(flat, unit, self._prm, self._state.rows["registers"], surprise, side, band)

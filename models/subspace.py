@@ -124,7 +124,7 @@ def _advance(
                     v = (inverse[i, j] - gain[i] * gain[j] / lower) / forget
                     inverse[i, j] = v
                     inverse[j, i] = v
-            for i in range(rank):  # where nothing moves it only grows; rows with columns, else it is no inverse any more
+            for i in range(rank):  # where nothing moves it only grows; rows and columns, to stay definite
                 if inverse[i, i] > _MOST:
                     part = math.sqrt(_MOST / inverse[i, i])
                     for j in range(rank):

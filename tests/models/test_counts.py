@@ -38,13 +38,37 @@ def test_tails_are_scipys(count: int, size: float, mean: float, above: bool) -> 
         lambda r: r.poisson(0.02, (6000, 30)),
         lambda r: r.poisson(4.0, (6000, 30)),
         lambda r: r.negative_binomial(0.5, 0.1, (6000, 30)),
+        lambda r: r.poisson(1e8, (3000, 10)),
+        lambda r: r.poisson(r.gamma(5.0, 2e8, (3000, 10))),
     ],
-    ids=["rare", "poisson", "bursty"],
+    ids=["rare", "poisson", "bursty", "many", "many bursty"],
 )
 def test_it_is_honest(draw: object) -> None:
     s = run(CountModel(), draw(np.random.default_rng(0)).astype(float))[500:]  # type: ignore[operator]
     for level in (1.0, 2.0, 3.0):
         assert np.mean(s >= level) * 10.0**level < 2.0
+
+
+@pytest.mark.parametrize("size", [0.02, 0.7, 5.0, 3e3, 1e7, 1e12])
+@pytest.mark.parametrize("above", [True, False])
+def test_tails_of_large_counts_are_scipys(size: float, above: bool) -> None:
+    mean = 3e9
+    law = stats.nbinom(size, size / (size + mean))
+    for p in (0.3, 1e-3, 1e-6):
+        count = float(law.isf(p) if above else law.ppf(p))
+        if (count >= mean) == above and count > 1e5:
+            exact = -math.log10(law.sf(count - 1) if above else law.cdf(count))
+            assert negative_binomial_surprise(count, size, mean, above) == pytest.approx(exact, abs=2e-3)
+
+
+@pytest.mark.parametrize("window", [SECOND // 10, SECOND, 10 * SECOND])
+def test_one_event_is_one_at_any_length_of_window(window: int) -> None:
+    x = np.zeros((1000, 1, 1))
+    x[990] = 1e9 / window
+    key = SeriesKey("h", "drops_total")
+    model = CountModel()
+    s = model.advance(Panel((key,), ("rate",), window, (np.arange(1000) + 1) * window, x)).surprise[:, 0, 0]
+    assert 2.3 < s[990] < 3.5
 
 
 def test_the_first_event_and_many() -> None:
