@@ -22,6 +22,8 @@ __all__ = ["JointModel"]
 
 _VERSION = 2
 _ROWS, _TRUST = MARKS.index("rows"), MARKS.index("trust")
+_ENOUGH = 4.0
+"""So many times `warmup` must history have to be trusted."""
 
 
 class JointModel:
@@ -52,7 +54,8 @@ class JointModel:
     steps, levels : float
         Weight of a channel's steps and of its level beside its residual.
     settle, pace : float
-        Windows teach in full up to `settle`, then ever less, down to `pace`; after `fit` at `pace` at once.
+        Windows teach in full up to `settle`, then ever less, down to `pace`; after `fit` on at least four times as many
+        as `warmup` at `pace` at once.
     group : int
         Most channels that are regressed on each other; more are split in the order in which they appeared.
 
@@ -142,7 +145,9 @@ class JointModel:
             self._set_range(values)
         self._state["marks"][_TRUST] = -1.0
         self.advance(history)
-        self._state["marks"][_TRUST] = 1.0
+        # of too little history the tails know nothing yet: live windows then teach as if there had been none
+        enough = self._state["marks"][_ROWS] >= _ENOUGH * self._prm[0]
+        self._state["marks"][_TRUST] = 1.0 if enough else 0.0
 
     def _set_range(self, values: Float64) -> None:
         finite = np.isfinite(values)

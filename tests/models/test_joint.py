@@ -170,3 +170,16 @@ def test_wrong_use_is_said_in_one_line() -> None:
         JointModel(order=0)
     with pytest.raises(StoreError, match="joint: state of"):
         JointModel(order=2).restore(JointModel().snapshot())
+
+
+@pytest.mark.parametrize("rows", [0, 20, 100])
+def test_too_little_history_does_not_make_it_blind(rows: int) -> None:
+    """After history windows teach hardly anything: but not while the tails know next to nothing."""
+    x = np.random.default_rng(1).normal(100.0, 1.0, (6_000, 6))
+    x[:, :3] += np.random.default_rng(2).normal(0.0, 3.0, (6_000, 1))
+    x[5_500:5_505] += 12.0 * np.array([1.0, -1.0, 1.0, 0.0, 0.0, 1.0])
+    model = JointModel()
+    model.fit(panel_of(x[:rows]))
+    s = model.advance(panel_of(x[rows:])).surprise[:, 0, 0]
+    assert np.nanmax(s[5_500 - rows : 5_510 - rows]) > 2.5
+    assert (s[1_000 : 5_500 - rows] > 3.0).mean() < 0.01
