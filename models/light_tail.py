@@ -24,6 +24,8 @@ MANTISSA = (1 << 50) - 1
 UNIT = 2.0**-50
 """Of a float64's bits: ``(bits >> 50) - OFFSET`` is its bucket, ``(bits & MANTISSA) * UNIT`` its place within it."""
 
+_FAR = 30.0
+"""An excess counts as at most so many thresholds: by its size alone, one spike would make all that is smaller usual."""
 _ROOT2 = math.sqrt(2.0)
 _LOG2 = math.log10(2.0)
 _HALF = 0.5 * _LOG2
@@ -95,7 +97,7 @@ def refit_tail(tails: Array, n: int, j: int, weight: float, memory: float) -> No
     m2 = 0.0
     for b in range(at, top):
         c = float(h[b, 0])
-        y = _MIDDLES[b] - t
+        y = min(_MIDDLES[b] - t, _FAR * t)
         m1 += c * y
         m2 += c * y * y
     # with few excesses sizes are unknown: assume them large and their tail heavy

@@ -320,3 +320,13 @@ def test_a_tail_is_what_the_plain_version_says(seed: int, top: int, extra: float
     weight = float(tails[0, 0, :, 0].sum()) + extra
     refit_tail(tails, 0, 0, weight, 1e9)
     np.testing.assert_allclose(tails[0, 0, :, 1], naive_tail(tails[0, 0, :, 0].astype(float), weight), atol=1e-5)
+
+
+def test_one_spike_does_not_hide_what_comes_later() -> None:
+    """A stall of thousands of deviations had made one of thirteen usual for ten thousand windows."""
+    x = np.random.default_rng(0).normal(100.0, 3.0, (4_000, 10))
+    x[600] = 1e5
+    x[3_600:3_603] += 40.0
+    s = run(LightModel(), panel_of(x)).surprise[:, :, 0]
+    assert np.median(s[3_600:3_603].max(axis=0)) > 2.5
+    assert (s[1_000:3_600] > 3.0).mean() < 2e-3

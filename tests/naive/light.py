@@ -25,7 +25,7 @@ def naive_tail(mass: Float64, weight: float) -> Float64:
     at = ONE + int(inside[0]) if len(inside) else BUCKETS - 1
     total = above_edge[at]
     t = EDGES[at]
-    excess = MIDDLES[at:] - t
+    excess = np.minimum(MIDDLES[at:] - t, 30.0 * t)
     first, second = float(mass[at:] @ excess), float(mass[at:] @ excess**2)
     mean = (first + 4.0 * max(0.25 * t + 0.1, 2.0 / (1.0 + total))) / (total + 4.0)
     shape = 0.0
