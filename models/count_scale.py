@@ -15,12 +15,13 @@ from numba import njit
 
 from telemetry.types import Float64
 
-__all__ = ["EARLY", "EARLY_FIELDS", "counts_in", "from_root", "to_root"]
+__all__ = ["EARLY", "EARLY_FIELDS", "counts_in", "from_root", "origin_of", "to_root"]
 
 EARLY = 32
 """Values that decide what kind of series this is; nothing is scored before."""
 EARLY_FIELDS = 5
 """Value, slot of the day, day without work, cosine and sine of the time of day."""
+_LOST = 2.0**32
 _OFFSET = 0.375
 _ROOT = math.sqrt(_OFFSET)
 
@@ -33,6 +34,15 @@ def counts_in(early: Float64) -> bool:
         if x < 0.0 or x != np.floor(x):
             return False
     return True
+
+
+@njit(cache=True, nogil=True)
+def origin_of(early: Float64) -> float:
+    """What values are measured from: the first one, unless the later ones would be lost in its rounding."""
+    largest = 0.0
+    for k in range(len(early) // 2, len(early)):
+        largest = max(largest, abs(early[k, 0]))
+    return early[0, 0] if largest == 0.0 or abs(early[0, 0]) < _LOST * largest else early[-1, 0]
 
 
 @njit(cache=True, nogil=True)

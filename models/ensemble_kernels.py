@@ -7,10 +7,10 @@ from numba import njit
 from numpy.typing import NDArray
 
 from models.careful import creep, middle, weigh
-from models.count_scale import EARLY, counts_in, from_root, to_root
+from models.count_scale import EARLY, counts_in, from_root, origin_of, to_root
 from models.own_evidence import compare
 from models.surprise import GENERATION, GENERATIONS, KEEP, REFIT_EVERY, WARM_UP, tail_put, tail_refit, tail_score
-from models.views import step_views
+from models.views import ORIGIN, step_views
 from telemetry.types import Float64, Int8, Int64
 
 __all__ = ["advance_full"]
@@ -134,6 +134,8 @@ def advance_full(
                 if seen + 1 < EARLY:
                     continue
                 begun[c, 1] = 1 if counts_in(early[c]) else 0
+                first = origin_of(early[c])
+                reg[c, ORIGIN] = to_root(first) if begun[c, 1] else first
             for k in range(0 if seen + 1 == EARLY else EARLY - 1, EARLY):
                 if seen + 1 > EARLY:
                     v, slot, other, cosine, sine = x, slots[w, clock], others[w, clock], angles[w, 0], angles[w, 1]

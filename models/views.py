@@ -16,7 +16,7 @@ from models.rolling import RING, back, median, ordered_add, ordered_swap, place,
 from models.seasonal_slots import learn_slot, predict_slot
 from telemetry.types import Float64
 
-__all__ = ["DIRECTED", "RANKS", "REGISTERS", "RLS", "VIEWS", "step_views"]
+__all__ = ["DIRECTED", "ORIGIN", "RANKS", "REGISTERS", "RLS", "VIEWS", "step_views"]
 
 VIEWS = (
     *("ewma", "median", "mean_of_3", "difference", "autoregression", "local_residual", "local_difference"),
@@ -33,7 +33,7 @@ RANKS = 1000
 ORDER = 6
 RLS = ORDER + 2
 REGISTERS = 39
-_N, _ORIGIN, _LEVEL, _LEVEL02, _LEVEL005, _LEVEL002, _VAR002, _R02, _R002, _D02, _D002, _GAP, _GAPS = range(13)
+_N, ORIGIN, _LEVEL, _LEVEL02, _LEVEL005, _LEVEL002, _VAR002, _R02, _R002, _D02, _D002, _GAP, _GAPS = range(13)
 _ERR0, _ERR1, _ERR2, _X48, _Z24, _Z72, _Z144, _K32, _K128, _K24, _KK24, _R24, _RR24, _R288, _RR288 = range(13, 28)
 _SAME, _UNIT, _RUN, _EQUALS, _V0 = range(28, 33)
 _LO = (0, 1, 2, 4, 8, 16, 32)
@@ -46,7 +46,7 @@ def _autoregress(
 ) -> float:
     """Residual of a recursive least squares predictor of order 6 with the seasonal prediction as its origin."""
     if i < ORDER:
-        reg[_UNIT] += abs(x + reg[_ORIGIN]) / ORDER
+        reg[_UNIT] += abs(x + reg[ORIGIN]) / ORDER
         return 0.0
     if reg[_UNIT] == 0.0:
         reg[_UNIT] = 1.0
@@ -145,6 +145,7 @@ def step_views(
     angle_cos, angle_sin : float
         The time of day as a point on a circle.
     reg : (REGISTERS,) float64
+        All 0 at first, but for the origin, from which values are measured.
     rings : (4, RING) float64
         Last values (less the first one), seasonal residuals, scaled seasonal residuals, ranks.
     medians : (2, 144) float64
@@ -164,7 +165,6 @@ def step_views(
     """
     i = int(reg[_N])
     if i == 0:
-        reg[_ORIGIN] = raw
         weights[:] = 0.0
         weights[0] = 1.0
         cov[:] = 0.0
@@ -172,7 +172,7 @@ def step_views(
             cov[a, a] = 100.0
         for k in range(SCALES):  # far from anything, plain and centred, until filled
             memory[k] = np.float32(1e30 if k & 1 else -1e30)
-    x = raw - reg[_ORIGIN]
+    x = raw - reg[ORIGIN]
     ring, resid, scaled, rank = rings[0], rings[1], rings[2], rings[3]
     at = i % RING
     before = ring[(i - 1) % RING] if i > 0 else x
@@ -196,7 +196,7 @@ def step_views(
     common = reg[_GAP] / reg[_GAPS] if reg[_GAPS] > 0.0 else abs(r)
     scale = max((p[4] + 2.0 * common) / (p[5] + 2.0), 0.1 * common)
     z = r / (scale + 1e-12 * (1.0 + abs(raw))) if scale > 0.0 else 0.0
-    band[0] = p[3] + reg[_ORIGIN]
+    band[0] = p[3] + reg[ORIGIN]
     band[1] = scale
     reg[_GAPS] = reg[_GAPS] * 0.999 + 1.0
     reg[_GAP] = reg[_GAP] * 0.999 + abs(r)

@@ -13,7 +13,7 @@ from models import views as kernel
 from models.ensemble import FullModel, evidence_of, surprise_of
 from models.novelty import LAG, MEMORIES, STRETCH
 from models.seasonal_slots import PROFILE
-from models.views import RANKS, REGISTERS, RING, RLS, VIEWS, step_views
+from models.views import ORIGIN, RANKS, REGISTERS, RING, RLS, VIEWS, step_views
 from telemetry.errors import ConfigError, StoreError
 from telemetry.types import Panel, SeriesKey
 from tests.naive.full import views as naive_views
@@ -38,6 +38,7 @@ def run_views(x, slots, others, angle, out):
     ranks, profile, weights = np.zeros((2, RANKS)), np.zeros((PROFILE, 288)), np.zeros(RLS)
     cov, memory = np.zeros((RLS, RLS)), np.zeros((STRETCH, MEMORIES), np.float32)
     waiting, band = np.zeros((LAG, STRETCH), np.float32), np.zeros(4)
+    reg[ORIGIN] = x[0]
     for i in range(len(x)):
         c, s = np.cos(angle[i]), np.sin(angle[i])
         step_views(
@@ -152,6 +153,18 @@ def test_a_slow_ramp_is_told_before_its_half(hours):
 
 def test_constant_series_is_never_surprising():
     assert np.nanmax(surprise_by(FullModel(), panel_of(np.full(800, 7.0)))) == 0.0
+
+
+@pytest.mark.parametrize("first", [2.0**63, 1e36, -1.7976931348623157e308])
+@pytest.mark.parametrize("careful", [0.0, 2.0])
+def test_a_first_value_that_stands_for_none_does_not_make_it_blind(first, careful):
+    """Values are measured from the first one: beside the largest number there is, all others had been alike."""
+    x = np.random.default_rng(0).normal(100.0, 3.0, 3_000)
+    x[0] = first
+    x[2_500:2_504] += 60.0
+    s = surprise_by(FullModel(careful=careful), panel_of(x))[:, 0]
+    assert s[2_500:2_506].max() > 2.5
+    assert (s[1_000:2_500] > 3.0).mean() < 3e-3
 
 
 def test_session_clock_is_used():
