@@ -54,7 +54,8 @@ def compare(evidence: float, both: bool, own: Float64) -> float:
         own[_SHARE], own[_EXCESS] = _USUAL_SHARE, _USUAL_EXCESS
     out = evidence
     if evidence > 0.0:
-        level = max(_LEVEL - _USUAL_EXCESS * math.log(own[_SHARE] / _USUAL_SHARE), 0.1)
+        share = max(own[_SHARE], 1.0 / _MEMORY)  # no memory vouches for less
+        level = max(_LEVEL - _USUAL_EXCESS * math.log(share / _USUAL_SHARE), 0.1)
         if evidence > _LEVEL:
             out = level + (evidence - _LEVEL) * _USUAL_EXCESS / own[_EXCESS]
         else:

@@ -185,7 +185,7 @@ def held_to_its_own(evidence, both):
                 peaks += 1
                 excess += (min(top - 0.7, 1.5) - excess) / min(peaks + 8, 400)
         # where is a row as rare as this one on a usual series? both tails are exponential over 0.7
-        level = max(0.7 + 0.38 * np.log(0.3 / share), 0.1)
+        level = max(0.7 + 0.38 * np.log(0.3 / max(share, 1 / 400)), 0.1)
         same = level + 0.38 * (e - 0.7) / excess if e > 0.7 else e * level / 0.7
         out[i] = same if both else max(same, e)
     return out
