@@ -68,7 +68,8 @@ __all__ = ["BUCKETS", "FIELDS", "PARAMS", "UNSEEN", "advance_light", "refit_tail
 
 Array = Any  # numba takes its types from the arguments
 
-_LARGEST = 1.7976931348623157e308
+_LARGEST = 1e150
+"""What is larger would overflow where it is squared, and stands for "none": it is missing, as infinity is."""
 
 
 @njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
@@ -273,7 +274,7 @@ def advance_light(
     Parameters
     ----------
     values : (W, S, C) float64
-        Channels of one panel, N = S * C of them; not finite is missing and changes nothing.
+        Channels of one panel, N = S * C of them; what is not finite, or beyond 1e150, is missing and changes nothing.
     slots : (W, S) float64 or (0, 0)
         Slot of the clock, NaN or negative for none; -2: learn the level, do not score.
     prm : (len(PARAMS),) float64

@@ -60,7 +60,7 @@ class LightDetector(AnomalyDetector):
     def _number(self, value: Any) -> float:
         try:
             return float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return math.nan
 
     def _panel(self, value: float) -> Panel:

@@ -330,3 +330,14 @@ def test_one_spike_does_not_hide_what_comes_later() -> None:
     s = run(LightModel(), panel_of(x)).surprise[:, :, 0]
     assert np.median(s[3_600:3_603].max(axis=0)) > 2.5
     assert (s[1_000:3_600] > 3.0).mean() < 2e-3
+
+
+def test_the_largest_number_there_is_stands_for_none() -> None:
+    """As the first of a series (a least latency, say) it had made it blind for ever."""
+    x = np.random.default_rng(0).normal(100.0, 3.0, (400, 1))
+    x[300:303] += 60.0
+    odd, gaps = x.copy(), x.copy()
+    odd[[0, 3]], gaps[[0, 3]] = 1.7976931348623157e308, np.nan
+    s = run(LightModel(), panel_of(odd)).surprise
+    np.testing.assert_array_equal(s, run(LightModel(), panel_of(gaps)).surprise)
+    assert s[300:303].max() > 2.0

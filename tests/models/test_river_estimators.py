@@ -50,3 +50,10 @@ def test_it_works_inside_rivers_filters() -> None:
         model.learn_one(x)
     assert hits[390]
     assert sum(hits) < 8
+
+
+def test_a_whole_number_beyond_floats_is_missing() -> None:
+    detector = LightDetector(warmup=20)
+    for _ in range(40):
+        detector.learn_one({"a": 1.0, "b": 10**400})
+    assert detector.score_one({"a": 1.0, "b": 10**400}) == 0.0
