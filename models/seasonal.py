@@ -128,10 +128,10 @@ class SeasonalModel:
             phase = np.where(np.isfinite(slot) & (slot >= 0), np.nan_to_num(slot), -1.0).astype(np.int64)
             phases = 2048
         else:
-            period = self._period(panel.window_ns) * (7 if self._kind == "mstl" else 1)
-            phases = min(period, _MOST_PHASES)
-            start = panel.end_ns // panel.window_ns - 1
-            phase = np.broadcast_to(((start % period) * phases // period)[:, None], shape).copy()
+            days = 7 if self._kind == "mstl" else 1
+            phases = min(self._period(panel.window_ns) * days, _MOST_PHASES)
+            start = panel.end_ns - panel.window_ns  # not a count of windows: a day need not be a whole number of them
+            phase = np.broadcast_to((start % (days * _DAY_NS) * phases // (days * _DAY_NS))[:, None], shape).copy()
         session = np.full(shape, _PHASES_OF_DAY - 1, np.int64)
         if "clock_phase" in panel.columns:
             known = panel.column("clock_phase")

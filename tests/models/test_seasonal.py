@@ -46,6 +46,20 @@ def test_baselines_predict_another_day(kind: str) -> None:
         assert scores.side[70, 0, 0] == 1
 
 
+def test_a_day_need_not_be_a_whole_number_of_windows() -> None:
+    window, per_day = 700 * 10**9, 86_400 / 700
+    t = np.arange(round(15 * per_day))
+    x = 200.0 + 30.0 * np.sin(2.0 * np.pi * t / per_day) + np.random.default_rng(0).normal(0.0, 1.0, len(t))
+    key, end = (SeriesKey.of("h", "m"),), START + (t + 1) * window
+    last = len(t) - 123
+    model = SeasonalModel("median")
+    model.fit(Panel(key, ("value",), window, end[:last], x[:last, None, None]))
+    live = Panel(key, ("value",), window, end[last:], x[last:, None, None])
+    expected = model.advance(live, explain=True).expected
+    assert expected is not None
+    assert np.abs(expected[:, 0, 0] - x[last:]).mean() < 2.5
+
+
 def test_incidents_of_the_past_do_not_bend_the_baseline() -> None:
     clean, dirty = wave(14, 1), wave(14, 1)
     dirty[5 * PERIOD + 30 : 5 * PERIOD + 60] += 500.0
