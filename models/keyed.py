@@ -87,6 +87,7 @@ class ChannelState:
         """
         if not self.columns:
             self.keys, self.columns = (), panel.channels
+            self.rows = self._room = self._fresh(0)  # of what the model knows of the panel by now (slots of a clock)
         elif panel.channels != self.columns:
             raise ConfigError(f"{self._kind}: learnt columns {self.columns}, got {panel.channels}")
         return self.align(panel.keys)

@@ -262,7 +262,8 @@ class SeasonalModel:
         if phases != self._profile.shape[1]:
             raise ConfigError("seasonal: the clock's columns differ from those of the history it was fitted on")
         width = len(self._columns)
-        values = panel.channel_values()[part].reshape(-1, len(panel.keys) * width)
+        values = panel.channel_values()[part]
+        values = values.reshape(len(values), values.shape[1] * width)
         raw, expected, wide = (np.empty(values.shape) for _ in range(3))
         days = (panel.end_ns[part] - self._fitted_ns) / _DAY_NS
         _score(

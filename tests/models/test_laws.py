@@ -67,6 +67,16 @@ def test_every_kind_keeps_the_laws(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(MODELS))
+def test_no_series_is_no_error(kind: str) -> None:
+    p = panel(5, 0, 600)
+    none = Panel((), p.columns, p.window_ns, p.end_ns, p.values[:, :0])
+    model, again = maker(kind)(), maker(kind)()
+    assert model.advance(none).surprise.shape == (5, 0, 2)
+    again.restore(model.snapshot())
+    np.testing.assert_array_equal(again.advance(p).surprise, model.advance(p).surprise)
+
+
+@pytest.mark.parametrize("kind", sorted(MODELS))
 def test_no_window_changes_nothing(kind: str) -> None:
     some, none = panel(40, 0, 600), panel(0, 0, 600)
     expected = maker(kind)().advance(some)
