@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from models.careful import creep, middle, weigh
 from models.count_scale import EARLY, counts_in, from_root, to_root
+from models.discord import step_discords
 from models.own_evidence import compare
 from models.surprise import GENERATION, GENERATIONS, KEEP, REFIT_EVERY, WARM_UP, tail_put, tail_refit, tail_score
 from models.views import step_views
@@ -108,12 +109,21 @@ def advance_full(
     early: Float64,
     begun: Int64,
     own: Float64,
+    shape_reg: Float64,
+    shape_ring: NDArray[np.float32],
+    shape_middle: NDArray[np.float32],
+    shape_gap: Float64,
+    shape_counts: Int64,
+    shape_top: NDArray[np.float32],
+    shape_held: NDArray[np.int32],
+    shape_fit: Float64,
     evidence: Float64,
     side: Int8,
     bands: Float64,
 ) -> None:
     views = np.zeros(len(directed))
     band = np.zeros(4)
+    novel = 0.0
     for c in range(values.shape[1]):
         clock = (c // width) % slots.shape[1]
         for w in range(values.shape[0]):
@@ -140,8 +150,20 @@ def advance_full(
                 else:
                     v, cosine, sine = early[c, k, 0], early[c, k, 3], early[c, k, 4]
                     slot, other = int(early[c, k, 1]), int(early[c, k, 2])
+                v = to_root(v) if begun[c, 1] else v
+                novel = step_discords(
+                    v,
+                    shape_reg[c],
+                    shape_ring[c],
+                    shape_middle[c],
+                    shape_gap[c],
+                    shape_counts[c],
+                    shape_top[c],
+                    shape_held[c],
+                    shape_fit[c],
+                )
                 step_views(
-                    to_root(v) if begun[c, 1] else v,
+                    v,
                     slot,
                     other,
                     cosine,
@@ -166,12 +188,14 @@ def advance_full(
                 continue
             evidence[w, c] *= min(max(band[2] / _EXPLAINED, _LEAST_SHARE), 1.0)
             evidence[w, c] = compare(evidence[w, c], need > 0.0, own[c])
+            if evidence[w, c] < novel:  # NaN while warming up stays
+                evidence[w, c] = novel
             if seen < _YOUNG:  # tails of few values promise too much
                 evidence[w, c] *= np.sqrt(seen / _YOUNG)
             if need > 0.0:
                 evidence[w, c] = weigh(x, evidence[w, c], memo[c])
             least = max(_STUCK_EVIDENCE, need)
-            if band[3] >= _STUCK and evidence[w, c] < least:  # NaN while warming up stays
+            if band[3] >= _STUCK and evidence[w, c] < least:
                 evidence[w, c] = least
             if creeps:
                 time_ns = float(end_ns[w]) if len(end_ns) else np.nan
