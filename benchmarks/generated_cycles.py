@@ -1,4 +1,5 @@
-"""Series that repeat themselves, with one cycle that is not like the others; made by a seed, nothing is tuned on them.
+"""Series that repeat themselves or follow from what was, with a cycle or points that do not; made by a seed, nothing is
+tuned on them.
 
 Heart beats, breathing, heaps that fill and are collected, batch jobs, two cycles at once, any smooth shape; periods of
 16 to 400 rows that have nothing to do with the time of day. One anomaly in the second half, as in the UCR archive (Wu &
@@ -14,7 +15,7 @@ from numpy.random import Generator
 
 from telemetry.types import Float64
 
-__all__ = ["ODD", "OddCycle", "odd_cycle"]
+__all__ = ["ODD", "LonePoints", "OddCycle", "lone_points", "odd_cycle"]
 
 BASES = ("beats", "breath", "heap", "jobs", "two", "smooth")
 ODD = (
@@ -122,3 +123,34 @@ def _spoil(rng: Generator, odd: str, piece: Float64, foreign: Float64, u: Float6
     if odd == "foreign":
         return np.asarray(np.interp(u, np.arange(1000) / 1000, foreign))
     return piece
+
+
+@dataclass(frozen=True, slots=True)
+class LonePoints:
+    """A series and the rows of its outliers."""
+
+    values: Float64
+    rows: list[int]
+
+
+def lone_points(seed: int, n: int = 1_680) -> LonePoints:
+    """Hourly values that follow from those before (a trend and three seasons; two cycles; a smooth wander) with noise,
+    and 1 to 5 single values that are off by 6 to 15 times the noise: small against the range of the series."""
+    rng = np.random.default_rng(20_000 + seed)
+    t = np.arange(n)
+    if seed % 3 == 0:
+        x = rng.uniform(-0.5, 0.5) * t
+        for period in (12, 24, 168):
+            x = x + rng.uniform(50, 300) * np.sin(2 * np.pi * (t / period + rng.uniform()))
+    elif seed % 3 == 1:
+        x = np.zeros(n)
+        for low, high in ((10, 60), (60, 200)):
+            x = x + rng.uniform(50, 300) * np.sin(2 * np.pi * (t / rng.uniform(low, high) + rng.uniform()))
+    else:
+        x = np.cumsum(np.cumsum(rng.normal(size=n)))
+        x = 200 * (x - x.mean()) / x.std()
+    noise = rng.uniform(5, 30)
+    x = x + noise * rng.normal(size=n)
+    rows = np.sort(rng.choice(np.arange(400, n - 30), int(rng.integers(1, 6)), replace=False))
+    x[rows] += rng.choice([-1, 1], len(rows)) * noise * rng.uniform(6, 15, len(rows))
+    return LonePoints(x, rows.tolist())

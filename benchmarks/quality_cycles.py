@@ -1,14 +1,19 @@
-"""Odd cycles: series that repeat themselves at any period, one cycle of which is not like the others.
+"""Odd cycles: series that repeat themselves at any period, one cycle of which is not like the others; and lone points
+in series that can be foreseen.
 
 By the UCR archive's rule: the row of the highest surprise must be in the odd cycle or within 100 rows (or a period, if
 that is more); and by alert at the default budget. The peer is the left matrix profile by stumpy, told each period.
+Lone points count at their row or the one beside it: by alert, and as the k highest rows of a series with k of them.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 import numpy as np
 
-from benchmarks.generated_cycles import ODD, OddCycle, odd_cycle
+from benchmarks.generated_cycles import ODD, OddCycle, lone_points, odd_cycle
 from benchmarks.rows import Row
 from pipelines.detect import score_table
 from pipelines.series_files import Table
@@ -17,6 +22,7 @@ from telemetry.types import Float64
 __all__ = ["run"]
 
 SERIES = 120
+POINTS = 60
 _MINUTE = 60 * 10**9
 _LEARN = 0.3
 """Share of the rows in which nothing is counted."""
@@ -35,7 +41,7 @@ def _highest(series: OddCycle, score: Float64) -> bool:
 def _left_profile(series: OddCycle) -> Float64 | None:
     """Distance of each row's last period to the nearest one before it; None without stumpy."""
     try:
-        import stumpy
+        stumpy: Any = import_module("stumpy")
     except ImportError:
         return None
     x, m = series.values, max(series.period, 16)
@@ -60,8 +66,7 @@ def run(*, data: str | None, quick: bool = False) -> list[Row]:
         time_ns = 1_700_000_000 * 10**9 + _MINUTE * np.arange(n)
         scored = score_table(Table((), time_ns, ("v",), (), series.values[:, None], 0, True), purpose="events")
         top.append(_highest(series, scored.surprise[:, 0]))
-        alerts = np.flatnonzero(scored.alert[:, 0])
-        alerts = alerts[alerts >= _LEARN * n]
+        alerts = [r for r in np.flatnonzero(scored.alert[:, 0]).tolist() if r >= _LEARN * n]
         hits = [r for r in alerts if _near(series, r)]
         found += bool(hits)
         false += len(alerts) - len(hits)
@@ -84,4 +89,34 @@ def run(*, data: str | None, quick: bool = False) -> list[Row]:
             ">=",
             "told the period" if peer else "stumpy is not installed",
         ),
+        *_points(quick),
+    ]
+
+
+def _beside(row: int, rows: list[int]) -> bool:
+    return any(abs(row - other) <= 1 for other in rows)
+
+
+def _points(quick: bool) -> list[Row]:
+    found = highest = points = false = rows = 0
+    for seed in range(0, POINTS, 4 if quick else 1):
+        series = lone_points(seed)
+        n, k = len(series.values), len(series.rows)
+        time_ns = 1_400_000_000 * 10**9 + 60 * _MINUTE * np.arange(n)
+        scored = score_table(Table((), time_ns, ("v",), (), series.values[:, None], 0, True), purpose="events")
+        first = int(0.15 * n)
+        alerts = [r for r in np.flatnonzero(scored.alert[:, 0]).tolist() if r >= first]
+        top: list[int] = []
+        for r in (first + np.argsort(-np.nan_to_num(scored.surprise[first:, 0], nan=-1.0), kind="stable")).tolist():
+            if len(top) < k and all(abs(r - other) > 2 for other in top):
+                top.append(r)
+        found += sum(_beside(p, alerts) for p in series.rows)
+        highest += sum(_beside(r, series.rows) for r in top)
+        false += sum(not _beside(r, series.rows) for r in alerts)
+        points += k
+        rows += n - first
+    return [
+        Row("points_highest", highest / points, "share", None, ">="),
+        Row("points_found", found / points, "share", None, ">=", f"{points} points in {rows} rows"),
+        Row("points_false_per_1000", 1000.0 * false / rows, "alerts", 1.0, "<="),
     ]

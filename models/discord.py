@@ -18,13 +18,8 @@ from numpy.typing import NDArray
 from models.surprise import FIT, GENERATION, GENERATIONS, KEEP, REFIT_EVERY, WARM_UP, tail_put, tail_refit, tail_score
 from telemetry.types import Float64, Int64
 
-__all__ = ["DISCORDS", "LENGTH", "MEANS", "SHAPES", "fresh_discords", "nearest_shape", "step_discords"]
+__all__ = ["LENGTH", "MEANS", "SHAPES", "fresh_discords", "nearest_shape", "step_discords"]
 
-DISCORDS = (
-    *("shape_reg", "shape_ring", "shape_middle", "shape_gap"),
-    *("shape_counts", "shape_top", "shape_held", "shape_fit"),
-)
-"""Names of the arrays that a channel remembers, in the order in which `step_discords` takes them."""
 _SCALES = 5
 LENGTH = 32
 """Means in a shape."""
@@ -52,18 +47,17 @@ _MOST = 4.0
 
 
 def fresh_discords(channels: int) -> dict[str, NDArray[Any]]:
-    """What channels that have seen nothing remember, by the names of `DISCORDS`; see `step_discords`."""
-    arrays = (
-        np.zeros((channels, _SCALES, _FIELDS)),
-        np.zeros((channels, _SCALES, _RING), np.float32),
-        np.zeros((channels, _SCALES, _RING), np.float32),
-        np.full((channels, _SCALES, SHAPES), np.inf),
-        np.zeros((channels, _SCALES, GENERATIONS), np.int64),
-        np.zeros((channels, _SCALES, GENERATIONS, KEEP), np.float32),
-        np.zeros((channels, _SCALES, GENERATIONS), np.int32),
-        np.zeros((channels, _SCALES, FIT)),
-    )
-    return dict(zip(DISCORDS, arrays, strict=True))
+    """What channels that have seen nothing remember, in the order in which `step_discords` takes it."""
+    return {
+        "shape_reg": np.zeros((channels, _SCALES, _FIELDS)),
+        "shape_ring": np.zeros((channels, _SCALES, _RING), np.float32),
+        "shape_middle": np.zeros((channels, _SCALES, _RING), np.float32),
+        "shape_gap": np.full((channels, _SCALES, SHAPES), np.inf),
+        "shape_counts": np.zeros((channels, _SCALES, GENERATIONS), np.int64),
+        "shape_top": np.zeros((channels, _SCALES, GENERATIONS, KEEP), np.float32),
+        "shape_held": np.zeros((channels, _SCALES, GENERATIONS), np.int32),
+        "shape_fit": np.zeros((channels, _SCALES, FIT)),
+    }
 
 
 @njit(cache=True, nogil=True)

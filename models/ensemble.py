@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from models.careful import MEMO
 from models.count_scale import EARLY, EARLY_FIELDS
-from models.discord import DISCORDS, fresh_discords
+from models.discord import fresh_discords
 from models.ensemble_kernels import advance_full
 from models.keyed import ChannelState, within
 from models.novelty import LAG, MEMORIES, STRETCH
@@ -172,7 +172,8 @@ class FullModel:
             self._creep or self._careful > 0.0,
             *(k["reg"], k["rings"], k["medians"], k["ranks"], k["profile"], k["weights"], k["cov"]),
             *(k["memory"], k["waiting"], k["counts"], k["top"], k["held"], k["moments"], k["fit"], k["memo"]),
-            *(k["early"], k["begun"], k["own"], *(k[name] for name in DISCORDS)),
+            *(k["early"], k["begun"], k["own"], k["shape_reg"], k["shape_ring"], k["shape_middle"], k["shape_gap"]),
+            *(k["shape_counts"], k["shape_top"], k["shape_held"], k["shape_fit"]),
             evidence,
             side,
             bands,

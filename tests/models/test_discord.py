@@ -110,3 +110,12 @@ def test_values_without_bound_are_forgotten() -> None:
     assert np.isfinite(last).all()
     assert np.isfinite(memory.reg).all()
     assert np.isfinite(memory.gap[:3]).all()
+
+
+@pytest.mark.parametrize("foreseen", [True, False])
+def test_a_miss_small_against_the_range_is_evidence_where_nearly_all_is_foreseen(foreseen: bool) -> None:
+    t = np.arange(1_500)
+    noise = np.random.default_rng(4).standard_normal(len(t))
+    x = 100.0 * (np.sin(t / 5.0) + np.sin(t / 23.0)) + noise if foreseen else 100.0 * noise
+    x[1_400] += 25.0
+    assert (evidence(x)[1_400] > 1.25) == foreseen
