@@ -3,8 +3,9 @@
 Evidence is the mean over views of (surprise of the view)^1.5, all views alike, and up to halved where the season
 explains what a row does (an open, a nightly job); where a series' own evidence is lighter than usual it is raised
 (`own_evidence`); a value that is stuck where it hardly ever was is evidence in itself. Counts are looked at on the
-scale of their square root (`count_scale`). `evidence_of` and `surprise_of` translate between evidence and -log10 p, by
-what evidence is on series without anomalies. See `views` for what the views are and `surprise` for the tails.
+scale of their square root (`count_scale`). A shape that a series which repeats itself has never had is evidence too
+(`discord`). `evidence_of` and `surprise_of` translate between evidence and -log10 p, by what evidence is on series
+without anomalies. See `views` for what the views are and `surprise` for the tails.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from models.careful import MEMO
 from models.count_scale import EARLY, EARLY_FIELDS
+from models.discord import fresh_discords
 from models.ensemble_kernels import advance_full
 from models.keyed import ChannelState, within
 from models.novelty import LAG, MEMORIES, STRETCH
@@ -30,7 +32,7 @@ from telemetry.types import Float64, Int8, Panel, Scores, SeriesKey, State
 
 __all__ = ["FullModel", "evidence_of", "surprise_of"]
 
-_VERSION = 3
+_VERSION = 4
 _DAY_S = 86_400
 _DAY_SLOTS = 288
 _CLOCK_SLOTS = 2049
@@ -59,7 +61,7 @@ class FullModel:
     """The strongest univariate surprise here: 27 views, one set of parameters for all series.
 
     Uses the panel's ``clock_slot`` and ``clock_holiday`` if they are there, else the time of day (five-minute slots)
-    and the weekend of `end_ns`. About 4 us a point and 240 kB a channel (350 kB with a session clock).
+    and the weekend of `end_ns`. About 5 us a point and 295 kB a channel (410 kB with a session clock).
 
     Parameters
     ----------
@@ -111,6 +113,7 @@ class FullModel:
             "early": np.zeros((channels, EARLY, EARLY_FIELDS)),
             "begun": np.zeros((channels, 2), np.int64),
             "own": np.zeros((channels, OWN)),
+            **fresh_discords(channels),
         }
 
     def fit(self, history: Panel) -> None:
@@ -169,7 +172,8 @@ class FullModel:
             self._creep or self._careful > 0.0,
             *(k["reg"], k["rings"], k["medians"], k["ranks"], k["profile"], k["weights"], k["cov"]),
             *(k["memory"], k["waiting"], k["counts"], k["top"], k["held"], k["moments"], k["fit"], k["memo"]),
-            *(k["early"], k["begun"], k["own"]),
+            *(k["early"], k["begun"], k["own"], k["shape_reg"], k["shape_ring"], k["shape_middle"], k["shape_gap"]),
+            *(k["shape_counts"], k["shape_top"], k["shape_held"], k["shape_fit"]),
             evidence,
             side,
             bands,

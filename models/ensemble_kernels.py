@@ -8,15 +8,21 @@ from numpy.typing import NDArray
 
 from models.careful import creep, middle, weigh
 from models.count_scale import EARLY, counts_in, from_root, origin_of, to_root
+from models.discord import step_discords
 from models.own_evidence import compare
 from models.surprise import GENERATION, GENERATIONS, KEEP, REFIT_EVERY, WARM_UP, tail_put, tail_refit, tail_score
-from models.views import ORIGIN, step_views
+from models.views import ORIGIN, VIEWS, step_views
 from telemetry.types import Float64, Int8, Int64
 
 __all__ = ["advance_full"]
 
 _PRECEDENT = 0.8
 _YOUNG = 1000.0
+_PREDICTOR = VIEWS.index("autoregression")
+_FORESEEN, _UNFORESEEN = 0.3, 0.4
+"""What autoregression leaves as a share of what a level does: up to which a miss is evidence in itself, from which not.
+"""
+_MISS = 0.2
 _EXPLAINED = 4.0
 _LEAST_SHARE = 0.5
 _STUCK = 60.0
@@ -34,10 +40,11 @@ def _score_views(
     held: NDArray[np.int32],
     moments: Float64,
     fit: Float64,
-) -> tuple[float, int]:
-    """Evidence of one row of views and its side; then the tails learn it. NaN while warming up."""
+) -> tuple[float, int, float]:
+    """Evidence of a row of views, its side, and that of the predictor alone; then the tails learn it. NaN at first."""
     evidence: float = 0.0
     lean: float = 0.0
+    miss: float = 0.0
     total = counts.sum()
     g = (seen // GENERATION) % GENERATIONS
     if seen % GENERATION == 0:
@@ -61,6 +68,8 @@ def _score_views(
             if best > 0.0:
                 best *= np.sqrt(best)
                 evidence += best
+                if v == _PREDICTOR:
+                    miss = best
                 if directed[v]:
                     lean += best if high >= low else -best
         d = x - moments[v, 0]
@@ -75,8 +84,8 @@ def _score_views(
             tail_refit(top[v, 0], held[v, 0], counts, spread, fit[v, 0])
             tail_refit(top[v, 1], held[v, 1], counts, spread, fit[v, 1])
     if seen < WARM_UP:
-        return np.nan, 0
-    return evidence / len(views), int(np.sign(lean))
+        return np.nan, 0, 0.0
+    return evidence / len(views), int(np.sign(lean)), miss
 
 
 @njit(cache=True, nogil=True)
@@ -108,12 +117,21 @@ def advance_full(
     early: Float64,
     begun: Int64,
     own: Float64,
+    shape_reg: Float64,
+    shape_ring: NDArray[np.float32],
+    shape_middle: NDArray[np.float32],
+    shape_gap: Float64,
+    shape_counts: Int64,
+    shape_top: NDArray[np.float32],
+    shape_held: NDArray[np.int32],
+    shape_fit: Float64,
     evidence: Float64,
     side: Int8,
     bands: Float64,
 ) -> None:
     views = np.zeros(len(directed))
-    band = np.zeros(4)
+    band = np.zeros(5)
+    novel, miss = 0.0, 0.0
     for c in range(values.shape[1]):
         clock = (c // width) % slots.shape[1]
         for w in range(values.shape[0]):
@@ -142,8 +160,20 @@ def advance_full(
                 else:
                     v, cosine, sine = early[c, k, 0], early[c, k, 3], early[c, k, 4]
                     slot, other = int(early[c, k, 1]), int(early[c, k, 2])
+                v = to_root(v) if begun[c, 1] else v
+                novel = step_discords(
+                    v - reg[c, ORIGIN],
+                    shape_reg[c],
+                    shape_ring[c],
+                    shape_middle[c],
+                    shape_gap[c],
+                    shape_counts[c],
+                    shape_top[c],
+                    shape_held[c],
+                    shape_fit[c],
+                )
                 step_views(
-                    to_root(v) if begun[c, 1] else v,
+                    v,
                     slot,
                     other,
                     cosine,
@@ -161,19 +191,23 @@ def advance_full(
                     band,
                 )
                 at = seen if seen + 1 > EARLY else k
-                evidence[w, c], side[w, c] = _score_views(
+                evidence[w, c], side[w, c], miss = _score_views(
                     views, directed, at, counts[c], top[c], held[c], moments[c], fit[c]
                 )
             if seen < EARLY:
                 continue
             evidence[w, c] *= min(max(band[2] / _EXPLAINED, _LEAST_SHARE), 1.0)
             evidence[w, c] = compare(evidence[w, c], need > 0.0, own[c])
+            foreseen = min(max((_UNFORESEEN - band[4]) / (_UNFORESEEN - _FORESEEN), 0.0), 1.0)
+            novel = max(novel, _MISS * foreseen * miss)
+            if evidence[w, c] < novel:  # NaN while warming up stays
+                evidence[w, c] = novel
             if seen < _YOUNG:  # tails of few values promise too much
                 evidence[w, c] *= np.sqrt(seen / _YOUNG)
             if need > 0.0:
                 evidence[w, c] = weigh(x, evidence[w, c], memo[c])
             least = max(_STUCK_EVIDENCE, need)
-            if band[3] >= _STUCK and evidence[w, c] < least:  # NaN while warming up stays
+            if band[3] >= _STUCK and evidence[w, c] < least:
                 evidence[w, c] = least
             if creeps:
                 time_ns = float(end_ns[w]) if len(end_ns) else np.nan

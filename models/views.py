@@ -32,10 +32,13 @@ DIRECTED = tuple(i for i, v in enumerate(VIEWS) if i < 15 or v.startswith(("mean
 RANKS = 1000
 ORDER = 6
 RLS = ORDER + 2
-REGISTERS = 39
+REGISTERS = 40
 _N, ORIGIN, _LEVEL, _LEVEL02, _LEVEL005, _LEVEL002, _VAR002, _R02, _R002, _D02, _D002, _GAP, _GAPS = range(13)
 _ERR0, _ERR1, _ERR2, _X48, _Z24, _Z72, _Z144, _K32, _K128, _K24, _KK24, _R24, _RR24, _R288, _RR288 = range(13, 28)
-_SAME, _UNIT, _RUN, _EQUALS, _V0 = range(28, 33)
+_SAME, _UNIT, _RUN, _EQUALS, _ARERR, _V0 = range(28, 34)
+_MOST = 25.0
+_SURE = 50
+"""After so many rows a miss counts as at most 25 times the usual square."""
 _LO = (0, 1, 2, 4, 8, 16, 32)
 _HI = (0, 1, 3, 7, 15, 31, 63)
 
@@ -158,10 +161,11 @@ def step_views(
     waiting : (LAG, STRETCH) float32
         Stretches too young to be compared with.
     out : (len(VIEWS),) float64
-    band : (4,) float64
+    band : (5,) float64
         Written: the seasonal prediction, its deviation, and how much the season leaves unexplained: the largest scaled
         residual of the last 12 (0 explained; infinite where a level predicts better than any season); then -log10 of
-        the probability of the present run of equal values.
+        the probability of the present run of equal values; then what autoregression usually leaves, as a share of what
+        a slow level does.
     """
     i = int(reg[_N])
     if i == 0:
@@ -299,6 +303,11 @@ def step_views(
     off = x - reg[_LEVEL005]
     if i == 0:
         reg[_VAR002] = off * off
+    band[4] = np.sqrt(reg[_ARERR] / reg[_VAR002]) if reg[_VAR002] > 0.0 else 1.0
+    missed = out[4] * out[4]
+    if i > _SURE:
+        missed = min(missed, _MOST * reg[_ARERR])
+    reg[_ARERR] += max(0.002, age) * (missed - reg[_ARERR])
     reg[_VAR002] += max(0.002, age) * (off * off - reg[_VAR002])
 
     # where it is

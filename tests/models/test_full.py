@@ -37,7 +37,7 @@ def run_views(x, slots, others, angle, out):
     reg, rings, medians = np.zeros(REGISTERS), np.zeros((4, RING)), np.zeros((2, 144))
     ranks, profile, weights = np.zeros((2, RANKS)), np.zeros((PROFILE, 288)), np.zeros(RLS)
     cov, memory = np.zeros((RLS, RLS)), np.zeros((STRETCH, MEMORIES), np.float32)
-    waiting, band = np.zeros((LAG, STRETCH), np.float32), np.zeros(4)
+    waiting, band = np.zeros((LAG, STRETCH), np.float32), np.zeros(5)
     reg[ORIGIN] = x[0]
     for i in range(len(x)):
         c, s = np.cos(angle[i]), np.sin(angle[i])
