@@ -153,6 +153,8 @@ def _admit(
                 if n_rows == rows.shape[0]:
                     wm = now
                     break
+                if time[block_end - 1] // grain == t // grain:  # what follows may be taken as one
+                    block_end = i
             wm = now
     if host >= 0:
         host_max[host] = high
