@@ -173,7 +173,7 @@ def look(
         t[LOW + i], t[HIGH + i], t[RISE + i] = low, high, high - low
     for i in range(lanes):  # a place within its bucket comes without turning an integer into a number: vectors cannot
         bits = np.float64(abs(t[Z + i])).view(np.int64)
-        place = (bits >> 50) - OFFSET
+        place = int((bits >> 50) - OFFSET)
         within = np.int64((bits & MANTISSA) | _ONE).view(np.float64) - 1.0
         s = t[LOW + i] + within * 4.0 * t[RISE + i]
         s = t[HIGH + i] if place > BUCKETS - 2 else s
