@@ -108,17 +108,19 @@ def _decide(  # type: ignore[no-untyped-def]
                     warm[c] = 1
                     cold -= 1
                     per_host[host[c]] += 1
+        here, kept, rated = surprise[w], ring[at], score[w]
         for c in range(n):
-            s = surprise[w, c]
-            score[w, c] = 0.0 if s == s else np.nan
-            grade[w, c] = 0
-            onset[w, c] = 0
+            s = here[c]
+            rated[c] = 0.0 if s == s else np.nan
+            kept[c] = s if s == s else 0.0
+        grade[w] = 0
+        onset[w] = 0
+        for c in range(n):
+            s = here[c]
             if not s >= ELEVATED:  # also where it is missing: nearly always
-                ring[at, c] = 0.0 if np.isnan(s) else s
                 if firing[c] > 0 and end - firing[c] >= hold_ns:
                     firing[c] = 0
                 continue
-            ring[at, c] = s
             if since[c] == 0 or end - elevated[c] > 3 * window_ns:
                 since[c] = end - window_ns
             elevated[c] = end

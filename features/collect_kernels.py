@@ -16,6 +16,14 @@ __all__ = ["append", "append_whole", "ascending", "count", "in_sweeps", "scatter
 def ascending(series, n, offset):
     """Whether the events come series by series already, as those of a sampler's sweep; `offset` is filled then."""
     width = offset.shape[0] - 1
+    if n == width:
+        other = 0
+        for i in range(n):
+            other |= series[i] ^ i
+        if other == 0:  # one of each
+            for i in range(n + 1):
+                offset[i] = i
+            return True
     at = 0
     for i in range(n):
         s = series[i]

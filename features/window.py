@@ -98,7 +98,6 @@ class WindowBase:
         self._folds: dict[int, Fold] = {}  # of windows with very many events
         self._hist = np.zeros(SPAN, np.int32)
         self._edge = np.zeros(2)
-        self._edge_bits = self._edge.view(np.int64)
 
     def _plan(self, where: str) -> None:
         """Where each column comes from."""
@@ -174,9 +173,8 @@ class WindowBase:
                     self._tw_probs, self._tw_spot, self._spans, self._peak, self._iod, mine,
                 )  # fmt: skip
             fill(
-                cells.offset, cells.values, cells.values.view(np.int64), at, cells.windows, alive, self._born,
-                self._want, self._level, self._exact, self._probs, self._spot, self._hist, self._edge, self._edge_bits,
-                not self._timed, out,
+                cells.offset, cells.values, at, cells.windows, alive, self._born, self._want, self._level, self._exact,
+                self._probs, self._spot, self._hist, self._edge, not self._timed, out,
             )  # fmt: skip
 
     def _sketches(self, cells: Cells) -> Sketches:

@@ -14,13 +14,13 @@ __all__ = ["by_time", "fill"]
 
 @njit(cache=True, nogil=True)
 def fill(
-    offset, values, bits, first, windows, alive, born, want, level, exact, probs, spot, hist, edge, edge_bits, blank,
-    out,
+    offset, values, first, windows, alive, born, want, level, exact, probs, spot, hist, edge, blank, out
 ):  # fmt: skip
     """Fill out[first + w, s, :] from the cells of `windows` windows; where `blank`, with NaN before all.
 
     `want[f]` is the column of field f (count sum mean min max var std exceed) or -1.
     """
+    bits, edge_bits = values.view(np.int64), edge.view(np.int64)
     width = out.shape[1]
     found = np.empty(probs.shape[0])
     spread = want[5] >= 0 or want[6] >= 0
@@ -39,10 +39,9 @@ def fill(
         for s in range(width):
             one &= offset[s] == s
         if one:
-            for s in range(width):
-                born[s] = True
-                for k in range(alike):
-                    out[first, s, same[k]] = values[s]
+            born[:width] = True
+            for k in range(alike):
+                out[first, :, same[k]] = values
             return
     if blank:
         out[first : first + windows] = np.nan

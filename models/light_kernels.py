@@ -63,6 +63,7 @@ from models.light_look import ages, copy_off, follow_slots, look, measure, measu
 from models.light_slow import TWO, slow_views
 from models.light_state import UNSEEN, refit, start, watch_run
 from models.light_tail import BUCKETS, refit_tail
+from telemetry.wire.prefetch import prefetch
 
 __all__ = ["BUCKETS", "FIELDS", "PARAMS", "UNSEEN", "advance_light", "refit_tail"]
 
@@ -215,10 +216,17 @@ def _block(
     for i in range(room):
         t[X + i] = 0.0
         t[ON + i] = 0.0
+    column = first % columns
     for i in range(lanes):
-        t[QUANTUM + i] = quanta[(first + i) % columns]
+        t[QUANTUM + i] = quanta[column]
+        column = column + 1 if column + 1 < columns else 0
     for w in range(values.shape[0]):
         here = values[w, first:last]
+        if lanes > 1 and w + 1 < values.shape[0]:  # rows lie too far apart for the processor to foresee the next one
+            for i in range(0, lanes, 8):
+                prefetch(values[w + 1], first + i)
+                prefetch(said[0, w + 1], first + i)
+            prefetch(side[w + 1], first)
         off = 0
         new = 0
         for i in range(lanes):

@@ -48,13 +48,14 @@ from models.light_layout import (
     Z,
 )
 from models.light_state import enter_slot, follow_clock
-from models.light_tail import BUCKETS, MANTISSA, OFFSET, UNIT
+from models.light_tail import BUCKETS, MANTISSA, OFFSET
 
 __all__ = ["ages", "copy_off", "follow_slots", "look", "measure", "measure_slots"]
 
 Array = Any  # numba takes its types from the arguments
 
 _HOT = 1.3
+_ONE = 1023 << 52  # the bits of 1.0
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -170,19 +171,21 @@ def look(
         k = at[i]
         low, high = tails[k + 1], tails[k + 3]
         t[LOW + i], t[HIGH + i], t[RISE + i] = low, high, high - low
-    n = 0
-    for i in range(lanes):  # without a branch that depends on the data
+    for i in range(lanes):  # a place within its bucket comes without turning an integer into a number: vectors cannot
         bits = np.float64(abs(t[Z + i])).view(np.int64)
         place = int((bits >> 50) - OFFSET)
-        s = t[LOW + i] + (bits & MANTISSA) * UNIT * t[RISE + i]
+        within = np.int64((bits & MANTISSA) | _ONE).view(np.float64) - 1.0
+        s = t[LOW + i] + within * 4.0 * t[RISE + i]
         s = t[HIGH + i] if place > BUCKETS - 2 else s
-        tall = float(min(max(place + 1, 0), 1))  # 0 below the first bucket
+        tall = 1.0 if place >= 0 else 0.0  # 0 below the first bucket
         s *= tall
         t[SAID + i] = s
         t[MASS + i] = tall * t[ON + i]
         at[i] += 2 if place > BUCKETS - 2 else 0
+    n = 0
+    for i in range(lanes):
         at[BLOCK + n] = i
-        n += 1 if s > _HOT else 0
+        n += 1 if t[SAID + i] > _HOT else 0
     some = 0
     for i in range(room):
         age, s = q[AGE + i], t[SAID + i]

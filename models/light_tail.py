@@ -88,7 +88,7 @@ def refit_tail(tails: Array, n: int, j: int, weight: float, memory: float) -> No
         total += float(h[b, 0])
         past[b] = total  # mass at or above the edge
     allowed = 0.05 * weight
-    at = BUCKETS - 1
+    at = min(max(top, ONE), BUCKETS - 1)
     while at > ONE and past[at - 1] <= allowed:
         at -= 1
     total = past[at]

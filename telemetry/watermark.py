@@ -153,6 +153,8 @@ def _admit(
                 if n_rows == rows.shape[0]:
                     wm = now
                     break
+                if time[block_end - 1] // grain == t // grain:  # what follows may be taken as one
+                    block_end = i
             wm = now
     if host >= 0:
         host_max[host] = high
@@ -290,7 +292,9 @@ class Watermark:
                 heights.append(row_hosts[:used].copy())
         if not lost and not logged:
             return _ALL
-        crossings = Crossings(logged, np.concatenate(heights)) if logged else _NO_CROSSINGS
+        crossings = _NO_CROSSINGS
+        if logged:
+            crossings = Crossings(logged, heights[0] if len(heights) == 1 else np.concatenate(heights))
         if not lost:
             return Admitted(None, crossings)
         self._keep = np.ones(n, np.bool_)
