@@ -89,8 +89,10 @@ class Detector:
         """Keep what the models learnt; forget windows, the watermark and what the policy said.
 
         For a detector that was trained beyond the point from which it is to score: with the watermark of its training,
-        everything up to there would be late. `features` are fresh ones of the same spec.
+        everything up to there would be late. `features` are fresh ones of the same spec; they await the series that are
+        known, or what was learnt of those that come later would be lost.
         """
+        features.expect(self.features.series)
         self.features = features
         self._lanes = {window_ns: (model, self._make_policy()) for window_ns, (model, _) in self._lanes.items()}
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from telemetry.types import Events, Nanos, Panel, State
+from telemetry.types import Events, Nanos, Panel, SeriesKey, State
 
 __all__ = ["FeatureBuilder"]
 
@@ -20,6 +21,15 @@ class FeatureBuilder(Protocol):
     @property
     def watermark_ns(self) -> Nanos:
         """Event time up to which nothing more is awaited, from the data alone (see ``watermark.py``)."""
+        ...
+
+    @property
+    def series(self) -> tuple[SeriesKey, ...]:
+        """Series taken up so far, in the order of panels."""
+        ...
+
+    def expect(self, keys: Sequence[SeriesKey]) -> None:
+        """Take up series before their first event, in this order; those known already stay where they are."""
         ...
 
     def push(self, events: Events) -> None:

@@ -107,6 +107,18 @@ class FeatureSet:
         return self._watermark.newest_ns
 
     @property
+    def series(self) -> tuple[SeriesKey, ...]:
+        """Series taken up so far, in the order of panels."""
+        return tuple(self._order)
+
+    def expect(self, keys: Sequence[SeriesKey]) -> None:
+        """Take up series before their first event, in this order; those known already stay where they are."""
+        table = self._table(tuple(keys))
+        for key, number in zip(table.keys, table.global_of.tolist(), strict=True):
+            self._take_up(key, number)
+        self._refresh(table)
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Columns of all panels, in the parts' order, the clock's last."""
         found = dict.fromkeys(c for p in self._pipelines for c in p.columns)
@@ -284,10 +296,7 @@ class FeatureSet:
                 )
             self.__dict__.update(self._remake().__dict__)
         self._watermark.restore(Snapshot.unnest(state, "watermark"))
-        keys = tuple(SeriesKey.parse(str(k)) for k in state["keys"])
-        self._table(keys)
-        for number, key in enumerate(keys):
-            self._take_up(key, number)
+        self.expect([SeriesKey.parse(str(k)) for k in state["keys"]])
         for i, p in enumerate(self._pipelines):
             p.restore(Snapshot.unnest(state, f"part{i}"))
         for i, g in enumerate(self._groups):
