@@ -65,8 +65,8 @@ def score(
             sinks = make_sinks(config)
             events = alerts = incidents = 0
             watermark, offsets = state.progress(part)
-            last = store.last_seen_ns()
-            if last is not None and (not offsets or last >= max(offsets.values())):
+            mine = {h: at for h, at in store.newest().items() if hosts is None or hosts(h)}
+            if any(at >= offsets.get(host, at) for host, at in mine.items()):
                 events, alerts, incidents, watermark = _catch_up(
                     config, state, store, part, owner, sinks, clock, progress, hosts
                 )

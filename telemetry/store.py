@@ -143,6 +143,11 @@ class Store(LogWriter):
         with self._look() as snapshot:
             return snapshot.last_seen(host)
 
+    def newest(self) -> dict[str, Nanos]:
+        """The largest seen_ns of each host. Reads no rows."""
+        with self._look() as snapshot:
+            return snapshot.newest()
+
     def first_seen_ns(self) -> Nanos | None:
         """The least seen_ns, or None if there is nothing. Reads no rows."""
         with self._look() as snapshot:

@@ -96,10 +96,16 @@ class Snapshot:
             yield from public.events(rows, real, twice)
 
     def last_seen(self, host: str | None) -> Nanos | None:
-        found = [f.seen_max for f in self.files if host is None or f.host == host]
-        for _, index in self._logs:
-            found += [v for h, v in index.last_seen.items() if host is None or h == host]
-        return max(found, default=None)
+        newest = self.newest()
+        return max(newest.values(), default=None) if host is None else newest.get(host)
+
+    def newest(self) -> dict[str, Nanos]:
+        """The largest seen_ns of each host."""
+        found: dict[str, Nanos] = {}
+        told = [(f.host, f.seen_max) for f in self.files]
+        for host, at in [*told, *(x for _, index in self._logs for x in index.last_seen.items())]:
+            found[host] = max(at, found.get(host, at))
+        return found
 
     def first_seen(self) -> Nanos | None:
         found = [f.seen_min for f in self.files]

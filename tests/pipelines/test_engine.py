@@ -22,7 +22,7 @@ from pipelines.score import score
 from pipelines.state import Champion, StateDB
 from telemetry.labels import write_labels
 from telemetry.store import Store
-from telemetry.types import Label, Snapshot
+from telemetry.types import Events, Label, SeriesKey, Snapshot
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,6 +68,17 @@ def test_many_small_runs_over_a_growing_store_equal_one(store: Path, tmp_path: P
             grown.flush()
             score(config(tmp_path / "many", tmp_path / "grown"))
     assert stored(tmp_path / "one") == stored(tmp_path / "many")
+
+
+def test_a_host_that_was_seen_before_another_is_scored_when_it_comes(tmp_path: Path) -> None:
+    make_store(tmp_path / "store", seconds=20)
+    assert score(config(tmp_path, tmp_path / "store")).events > 0
+    key = SeriesKey.of("old", "context_switches_total")
+    at = START - 3600 * 10**9 + np.arange(30) * 10**8
+    with Store(tmp_path / "store") as store:
+        store.append(Events((key,), np.zeros(30, np.int64), at, at, np.arange(30)))
+    assert score(config(tmp_path, tmp_path / "store")).events == 30
+    assert score(config(tmp_path, tmp_path / "store")).events == 0
 
 
 def test_a_checkpoint_continues_exactly(store: Path, tmp_path: Path) -> None:
