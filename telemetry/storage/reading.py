@@ -89,7 +89,9 @@ class Snapshot:
                 continue
             streams.append(Stream(max(f.seen_min, seen[0]), self.file_rows(f, table, seen, time)))
         for fd, index in self._logs:
-            if index.first_seen is not None and max(index.last_seen.values()) >= seen[0] and index.first_seen < seen[1]:
+            if index.first_seen is None or index.first_seen >= seen[1]:
+                continue
+            if max((at for h, at in index.last_seen.items() if _may_be(h, selectors)), default=seen[0] - 1) >= seen[0]:
                 streams.append(Stream(max(index.first_seen, seen[0]), self._log_rows(fd, index, table, seen, time)))
         public = _Public(table)
         for rows, real, twice in merge_streams(streams, table):
@@ -204,6 +206,10 @@ class _Public:
                 twice,
             )
             twice = 0
+
+
+def _may_be(host: str, selectors: Sequence[Selector]) -> bool:
+    return not selectors or any(s.may_match(host=host) for s in selectors)
 
 
 def _may_hold(f: Entry, selectors: Sequence[Selector]) -> bool:

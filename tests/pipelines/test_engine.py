@@ -81,6 +81,60 @@ def test_a_host_that_was_seen_before_another_is_scored_when_it_comes(tmp_path: P
     assert score(config(tmp_path, tmp_path / "store")).events == 0
 
 
+def test_a_job_killed_after_a_checkpoint_goes_on_with_the_next_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of one instant come in batches, one for each type of values: a checkpoint between them would part them."""
+    whole = SeriesKey.of("h", "context_switches_total")
+    real = SeriesKey.of("h", "wire_latency_ns")
+    with Store(tmp_path / "store") as store:
+        for i in range(12):
+            at = np.array([START + i * 10**8])
+            store.append(Events((whole,), np.zeros(1, np.int64), at, at, np.array([i])))
+            store.append(Events((real,), np.zeros(1, np.int64), at, at, np.array([float(i)])))
+    pushed: list[tuple[int, str]] = []
+    plain = Engine.checkpoint
+
+    def push(self: Engine, events: Events) -> None:
+        self.offsets["h"] = int(events.seen_ns[-1]) + 1
+        pushed.extend((int(t), events.value.dtype.kind) for t in events.seen_ns)
+
+    def checkpoint(self: Engine, now_ns: int = 0) -> None:
+        plain(self, now_ns)
+        if len(pushed) < 24:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Engine, "push", push)
+    monkeypatch.setattr(Engine, "checkpoint", checkpoint)
+    settings = structs.replace(config(tmp_path, tmp_path / "store"), scoring=Scoring(checkpoint_s=0.0))
+    for _ in range(60):
+        try:
+            score(settings)
+            break
+        except KeyboardInterrupt:
+            continue
+    assert sorted(pushed) == [(START + i * 10**8, kind) for i in range(12) for kind in "fi"]
+
+
+def test_many_hosts_with_writers_of_their_own(tmp_path: Path) -> None:
+    """A look at the store holds a file open for each writer: one look a host would be too many."""
+    resource = pytest.importorskip("resource")
+    writers = [Store(tmp_path / "store", writer=f"w{i}") for i in range(30)]
+    at = np.array([START])
+    for i, writer in enumerate(writers):
+        key = SeriesKey.of(f"h{i}", "context_switches_total")
+        writer.append(Events((key,), np.zeros(1, np.int64), at, at, np.array([1])))
+        writer.flush()
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (500, before[1]))
+    try:
+        assert score(config(tmp_path, tmp_path / "store")).events == 30
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for writer in writers:
+            writer.close()
+
+
 def test_a_checkpoint_continues_exactly(store: Path, tmp_path: Path) -> None:
     def engine(state: StateDB) -> Engine:
         return Engine(state, "main", live_detectors(state), Grouper(), tmp_path / "ck")
