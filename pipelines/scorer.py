@@ -71,6 +71,7 @@ class Scorer:
         self._owner, self._leased = myself(), time.monotonic_ns()
         self._retry_at = 0
         self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._sync: subprocess.Popen[bytes] | None = None
         self._saving: tuple[Memory, Future[str]] | None = None
         self._state = StateDB(config.state, busy_ms=BUSY_MS)
         take(self._state, part, self._owner, clock())
@@ -139,8 +140,10 @@ class Scorer:
 
     def maintain(self) -> None:
         """Begin a checkpoint; take up champions that were promoted."""
-        if Path(self._config.tracking.removeprefix("sqlite:///")).exists():
-            subprocess.Popen(
+        tracking = self._config.tracking.removeprefix("sqlite:///")
+        idle = self._sync is None or self._sync.poll() is not None
+        if idle and ("://" in tracking or Path(tracking).exists()):
+            self._sync = subprocess.Popen(
                 [sys.executable, "-m", "pipelines.cli", "sync"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
         try:
