@@ -178,6 +178,29 @@ def test_a_damaged_checkpoint_is_noted_and_the_one_before_it_taken(store: Path, 
         assert stored(folder) == stored(tmp_path / "calm")
 
 
+def test_checkpoints_may_be_damaged_one_after_the_other(tmp_path: Path) -> None:
+    at, key = np.array([START]), SeriesKey.of("h", "context_switches_total")
+    with StateDB(tmp_path / "state.db") as state:
+        for i in range(6):
+            run = Engine(state, "main", live_detectors(state), Grouper(), tmp_path / "ck")
+            assert run.resume() == ({"h": START + i} if i else {})
+            run.push(Events((key,), np.zeros(1, np.int64), at + i, at + i, np.array([i])))
+            run.checkpoint()
+            whole = state.checkpoint("main")
+            assert whole is not None
+            run.checkpoint()
+            newest = state.checkpoint("main")
+            assert newest is not None
+            Path(newest.path).write_bytes(b"damaged")
+            assert Path(whole.path).exists()
+            run = Engine(state, "main", live_detectors(state), Grouper(), tmp_path / "ck")
+            assert run.resume() == {"h": START + i + 1}
+            run.checkpoint()
+            last = state.checkpoint("main")
+            assert last is not None
+            Path(last.path).write_bytes(b"damaged as well")
+
+
 def test_state_of_another_tailwatch_is_replaced_and_told(store: Path, tmp_path: Path) -> None:
     score(config(tmp_path, store))
     with StateDB(tmp_path / "state.db") as state:
