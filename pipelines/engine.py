@@ -231,7 +231,7 @@ class Engine:
         return done
 
     def _remove_all_but(self, names: set[str]) -> None:
-        mine = re.compile(re.escape(_safe(self.part)) + r"-\d+(-[0-9a-f]{6})?\.npz")
+        mine = re.compile(re.escape(_safe(self.part)) + r"-\d+-[0-9a-f]{6}\.npz")
         for path in self._folder.glob("*.npz"):
             if path.name not in names and mine.fullmatch(path.name):
                 path.unlink(missing_ok=True)

@@ -201,6 +201,20 @@ def test_checkpoints_may_be_damaged_one_after_the_other(tmp_path: Path) -> None:
             Path(last.path).write_bytes(b"damaged as well")
 
 
+def test_partitions_leave_each_others_checkpoints_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.engine.os.urandom", lambda n: bytes.fromhex("123456"))
+    with StateDB(tmp_path / "state.db") as state:
+        parts = [Engine(state, name, live_detectors(state), Grouper(), tmp_path / "ck") for name in ("p", "p-1", "p-2")]
+        for _ in range(3):
+            for part in parts:
+                part.checkpoint()
+        for part in parts:
+            kept = state.checkpoint(part.part)
+            assert kept is not None
+            assert Path(kept.path).exists()
+            assert Path(kept.meta["before"]["path"]).exists()
+
+
 def test_state_of_another_tailwatch_is_replaced_and_told(store: Path, tmp_path: Path) -> None:
     score(config(tmp_path, store))
     with StateDB(tmp_path / "state.db") as state:
