@@ -20,6 +20,7 @@ from pipelines.live import live_detectors
 from pipelines.savefile import load_snapshots, save_snapshots
 from pipelines.score import score
 from pipelines.state import Champion, StateDB
+from pipelines.watch import Watcher
 from telemetry.labels import write_labels
 from telemetry.store import Store
 from telemetry.types import Events, Label, SeriesKey, Snapshot
@@ -278,6 +279,24 @@ def test_a_challenger_scores_in_the_shadow(store: Path, tmp_path: Path) -> None:
         kinds = [i.kind for i in state.incidents()]
     with StateDB(tmp_path / "alone" / "state.db") as state:
         assert kinds == [i.kind for i in state.incidents()]
+
+
+def test_a_service_takes_up_a_challenger(store: Path, tmp_path: Path) -> None:
+    spec = next(s.spec for s in load_catalogue() if s.kind == "context_switch_storm")
+    watcher = Watcher(config(tmp_path, store), host="elsewhere", harvest=False)
+    watcher.scorer.engine.resume()
+    watcher.scorer.engine.detectors("h")
+    watcher.scorer.engine.offsets["h"] = START
+    with StateDB(tmp_path / "state.db") as state:
+        state.challenge(Champion(spec.name, "7", spec.to_dict(), str(tmp_path / "away.npz"), "", 1))
+        watcher.scorer.maintain()
+        assert watcher.scorer.engine._shadows["h"] == []
+        assert watcher.counters.errors == 1
+        state.challenge(Champion(spec.name, "7", spec.to_dict(), None, None, 1))  # its state can be read now
+    watcher.scorer.maintain()
+    dark = watcher.scorer.engine._shadows["h"]
+    watcher.close()
+    assert [d.version for d in dark] == ["7"]
 
 
 @pytest.mark.slow
