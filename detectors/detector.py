@@ -61,8 +61,9 @@ class Detector:
         for panel in self.features.close(watermark_ns):
             if len(panel.end_ns) and panel.keys:
                 alerts += self._score(panel)
-        if len(alerts) > 1:
-            alerts.sort(key=lambda a: (a.end_ns, a.id))
+        if len(alerts) > 1:  # where windows of two lengths end at once, the stronger tells
+            alerts.sort(key=lambda a: (a.end_ns, a.id, a.grade, -a.score))
+            alerts = [a for i, a in enumerate(alerts) if not i or a.id != alerts[i - 1].id]
         return alerts
 
     def fit(self, history: tuple[Panel, ...], spread: Spread | None = None, *, split: bool = False) -> None:
@@ -138,7 +139,7 @@ class Detector:
             cell = (w, *(int(i) for i in np.unravel_index(top, scores.parts.shape[1:])))  # type: ignore[assignment]
         key, column, end = panel.keys[cell[1]], scores.columns[cell[2]], int(panel.end_ns[w])
         return Alert(
-            id=alert_id(self.spec.name, key if scores.parts is None else SeriesKey("", self.spec.name), end),
+            id=alert_id(self.spec.name, key if scores.parts is None else SeriesKey(key.host, self.spec.name), end),
             detector=self.spec.name,
             version=self.version,
             kind=self.spec.kind,

@@ -137,8 +137,7 @@ class Grouper:
             while self._waiting and self._waiting[0][0] == now:
                 alert = heapq.heappop(self._waiting)[2]
                 tick.setdefault(alert.series.host, []).append(alert)
-            for host in sorted(tick):
-                out += self._step(host, tick[host], now)
+            out += _last_updates([c for host in sorted(tick) for c in self._step(host, tick[host], now)])
         return out + self._expire(watermark_ns)
 
     def _step(self, host: str, alerts: list[Alert], now: Nanos) -> list[IncidentChange]:
@@ -153,21 +152,29 @@ class Grouper:
             return self._open(case, now)
         quiet = now - case.live(self.signatures)
         if quiet > self._next:
-            return self._follow(case, now)
+            return self._follow(case, alerts, now)
         if quiet > self._fade or now - case.ranked_ns < self._update:
             return []
         return self._rerank(case, now)
 
-    def _follow(self, case: Case, now: Nanos) -> list[IncidentChange]:
+    def _follow(self, case: Case, alerts: list[Alert], now: Nanos) -> list[IncidentChange]:
         """Something else begins while an incident that has gone quiet waits for its end: that one ends now."""
-        old = case.incident
+        old, ended = case.incident, self._ended
         new = case.after(case.live(self.signatures))
         new.forget(now, self._memory)
+        for alert in alerts:
+            self._take(new, alert)  # the old one keeps the first and the strongest of a channel, perhaps not these
         self._put(new)
-        out = self._open(new, now) if old is not None else []
-        if old is None or not out or out[0].incident.kind == old.kind or out[0].action != "opened":
+        out = self._open(new, now)
+        joined = self._cases[case.hosts[0]] is not new
+        if old is None or not (joined or (out and out[0].incident.kind != old.kind)):
             self._put(case)
+            self._ended = ended
             return []
+        if out and out[0].incident.id == old.id:  # it began with what goes on: the same one, now of another kind
+            new.opened_ns = case.opened_ns
+            new.incident = replace(out[0].incident, opened_ns=old.opened_ns)
+            return [IncidentChange("updated", now, new.incident)]
         return [IncidentChange("resolved", now, self._end(old, now)), *out]
 
     def _take(self, case: Case, alert: Alert) -> None:
@@ -339,6 +346,12 @@ class Grouper:
         self._watched.unpack(body, same=same)
         self._ended = [unpack_incident(x) for x in body["ended"]]
         self.settings.unpack(body.get("settings", []))
+
+
+def _last_updates(steps: list[IncidentChange]) -> list[IncidentChange]:
+    """Of several updates of an incident at one time (host after host joins it), the last: it tells all."""
+    last = {c.incident.id: c for c in steps if c.action == "updated"}
+    return [c for c in steps if c.action != "updated" or last[c.incident.id] is c]
 
 
 def _paths(case: Case) -> set[tuple[str, str]]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import threading
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
 
+from pipelines.savefile import write_atomic
 from telemetry.errors import TailwatchError
 from telemetry.selectors import of_host
 from telemetry.store import Store
@@ -32,7 +36,8 @@ class Collector:
 
     Notes
     -----
-    How far a host is, is told by what `store` has of it: a restart of either side loses nothing, and a row that is
+    How far a host is, is told by what `store` has of it, and for a host that lies in several places (captures are of a
+    host ``wire`` wherever they are taken) by a mark for each: a restart of either side loses nothing, and a row that is
     copied twice is one row. The newest instant of a host is taken once it is no longer the newest, or a look later.
     """
 
@@ -40,8 +45,12 @@ class Collector:
         self.rows = self.failures = 0
         self.trouble = ""
         self._store, self._places, self._every_s = store, list(places), every_s
+        self._marks = store.path / "collected.json"
         self._next: dict[str, Nanos] = {}
         self._newest: dict[str, Nanos] = {}
+        self._kept: dict[str, Nanos] = {}
+        with contextlib.suppress(OSError, ValueError):
+            self._kept = json.loads(self._marks.read_text())
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -58,35 +67,52 @@ class Collector:
     def collect(self) -> int:
         """Look once at all places; returns the rows copied. A place that fails is named, the others are read."""
         before = self.rows
+        have = self._store.newest()
+        found: list[tuple[str, Any, str]] = []
         for place in self._places:
-            try:
-                self._place(place)
-            except (TailwatchError, OSError, pa.ArrowException) as error:  # tried again at the next look
-                self.failures += 1
-                self.trouble = f"collect: {error}"
-        self._store.flush()
+            with self._survived():
+                for source in open_stores([place]).stores:
+                    if isinstance(source, Store) and os.path.samefile(source.path, self._store.path):
+                        continue  # ours lies among the others
+                    where = str(source.path) if isinstance(source, Store) else str(getattr(source, "uri", ""))
+                    found += [(f"{where}\0{host}", source, host) for host in source.hosts()]
+        times = Counter(host for _, _, host in found)
+        for name, source, host in found:
+            if self._stop.is_set():
+                break
+            with self._survived():
+                if name not in self._next:  # again from the last instant that we have: it may not be whole
+                    mark = self._kept.get(name, have.get(host, -(2**63)) if times[host] == 1 else -(2**63))
+                    self._next[name] = min(mark, have.get(host, -(2**63)))
+                self._copy(name, source, host)
+        with self._survived():
+            self._store.flush()
+            if self.rows > before:
+                write_atomic(self._marks, json.dumps({**self._kept, **self._next}).encode())
         return self.rows - before
 
-    def _place(self, place: str) -> None:
-        for source in open_stores([place]).stores:
-            if isinstance(source, Store) and os.path.samefile(source.path, self._store.path):
-                continue  # ours lies among the others
-            for host in source.hosts():
-                newest = source.last_seen_ns(host)
-                if newest is None:
-                    continue
-                start = self._next.get(host)
-                if start is None:  # again from the last instant that we have: it may not be whole
-                    start = self._store.last_seen_ns(host) or -(2**63)
-                until = newest + 1 if self._newest.get(host) == newest else newest
-                self._newest[host] = newest
-                for batch in source.read(start, until, select=of_host(host)) if until > start else ():
-                    self._store.append(batch)
-                    self.rows += len(batch)
-                    self._next[host] = int(batch.seen_ns[-1])
-                    if self._stop.is_set():
-                        return
-                self._next[host] = max(until, start)
+    @contextlib.contextmanager
+    def _survived(self) -> Iterator[None]:
+        try:
+            yield
+        except (TailwatchError, OSError, pa.ArrowException) as error:  # tried again at the next look
+            self.failures += 1
+            self.trouble = f"collect: {error}"
+
+    def _copy(self, name: str, source: Any, host: str) -> None:
+        newest = source.last_seen_ns(host)
+        if newest is None:
+            return
+        start = self._next[name]
+        until = newest + 1 if self._newest.get(name) == newest else newest
+        self._newest[name] = newest
+        for batch in source.read(start, until, select=of_host(host)) if until > start else ():
+            self._store.append(batch)
+            self.rows += len(batch)
+            self._next[name] = int(batch.seen_ns[-1])
+            if self._stop.is_set():
+                return
+        self._next[name] = max(until, start)
 
     def _run(self) -> None:
         with contextlib.suppress(OSError):

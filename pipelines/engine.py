@@ -231,7 +231,7 @@ class Engine:
         return done
 
     def _remove_all_but(self, names: set[str]) -> None:
-        mine = re.compile(re.escape(_safe(self.part)) + r"-\d+(-[0-9a-f]{6})?\.npz")
+        mine = re.compile(re.escape(_safe(self.part)) + r"-\d+-[0-9a-f]{6}\.npz")
         for path in self._folder.glob("*.npz"):
             if path.name not in names and mine.fullmatch(path.name):
                 path.unlink(missing_ok=True)
@@ -242,7 +242,7 @@ class Engine:
         One that is damaged or gone is noted and the one before it is taken; without any, the input is read again from
         its beginning. Both give the same alerts, only later.
         """
-        kept = self.state.checkpoint(self.part)
+        newest = kept = self.state.checkpoint(self.part)
         snapshots: dict[str, Snapshot] = {}
         while kept is not None:
             try:
@@ -253,6 +253,8 @@ class Engine:
                 self.state.note(self.part, int(kept.meta["watermark_ns"]), "checkpoint_refused", {"why": str(error)})
                 before = kept.meta.get("before")
                 kept = Checkpoint(**before) if before else None
+        if kept is not newest:  # or the next one would keep the damaged file as the one before it, and not this
+            self.state.set_checkpoint(self.part, kept, owner=self._owner)
         if kept is None:
             return {}
         for name, snapshot in snapshots.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from pipelines.sinks import Delivery, Sink, deliver, make_sinks, refresh
 from pipelines.state import StateDB
 from telemetry.errors import NoDataError
 from telemetry.store import Store
-from telemetry.types import Nanos
+from telemetry.types import Events, Nanos
 
 __all__ = ["Locked", "Result", "score", "send_due"]
 
@@ -64,9 +64,11 @@ def score(
         try:
             sinks = make_sinks(config)
             events = alerts = incidents = 0
-            watermark, offsets = state.progress(part)
-            last = store.last_seen_ns()
-            if last is not None and (not offsets or last >= max(offsets.values())):
+            watermark, _ = state.progress(part)
+            kept = state.checkpoint(part)
+            offsets = kept.meta["offsets"] if kept is not None else {}
+            mine = {h: at for h, at in store.newest().items() if hosts is None or hosts(h)}
+            if any(at >= offsets.get(host, at) for host, at in mine.items()):
                 events, alerts, incidents, watermark = _catch_up(
                     config, state, store, part, owner, sinks, clock, progress, hosts
                 )
@@ -111,19 +113,30 @@ def _catch_up(
     events = alerts = incidents = 0
     at = time.monotonic_ns()
     hosts = [h for h in sorted(store.hosts()) if wanted is None or wanted(h)]
-    streams = [store.read(engine.offsets.get(h, 0), 2**62, select=of_host(h)) for h in hosts]
-    for batch in merge(streams):
-        engine.push(batch)
-        step = engine.step(clock())
-        events += len(batch)
-        alerts += len(step.alerts)
-        incidents += sum(c.action == "opened" for c in step.changes)
-        if progress is not None:
-            progress(events)
-        if time.monotonic_ns() - at > config.scoring.checkpoint_s * 1e9:
-            now = clock()
-            state.lease(part, owner, now, now + LEASE_NS)
-            engine.checkpoint(now)
-            at = time.monotonic_ns()
+    with store.by_host({h: (engine.offsets.get(h, 0), 2**62) for h in hosts}) as streams:
+        for batch, whole in _instants(merge(streams)):
+            engine.push(batch)
+            step = engine.step(clock())
+            events += len(batch)
+            alerts += len(step.alerts)
+            incidents += sum(c.action == "opened" for c in step.changes)
+            if progress is not None:
+                progress(events)
+            if whole and time.monotonic_ns() - at > config.scoring.checkpoint_s * 1e9:
+                now = clock()
+                state.lease(part, owner, now, now + LEASE_NS)
+                engine.checkpoint(now)
+                at = time.monotonic_ns()
     engine.checkpoint(clock())
     return events, alerts, incidents, engine.watermark_ns
+
+
+def _instants(batches: Iterable[Events]) -> Iterator[tuple[Events, bool]]:
+    """Each batch, and whether all rows of its last instant have come with it: a checkpoint knows instants, not rows."""
+    before: Events | None = None
+    for batch in batches:
+        if before is not None:
+            yield before, bool(batch.seen_ns[0] > before.seen_ns[-1])
+        before = batch
+    if before is not None:
+        yield before, True

@@ -21,6 +21,7 @@ from pipelines.live import live_detectors, make_grouper, shadow_detectors
 from pipelines.sinks import Sink
 from pipelines.state import LeaseLost, StateDB
 from pipelines.upkeep import trim
+from pipelines.versions import Role
 from telemetry.errors import TailwatchError
 from telemetry.types import Events, Nanos
 
@@ -71,6 +72,7 @@ class Scorer:
         self._owner, self._leased = myself(), time.monotonic_ns()
         self._retry_at = 0
         self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._sync: subprocess.Popen[bytes] | None = None
         self._saving: tuple[Memory, Future[str]] | None = None
         self._state = StateDB(config.state, busy_ms=BUSY_MS)
         take(self._state, part, self._owner, clock())
@@ -138,16 +140,19 @@ class Scorer:
     # -- memory ----------------------------------------------------------------------------------------------------
 
     def maintain(self) -> None:
-        """Begin a checkpoint; take up champions that were promoted."""
-        if Path(self._config.tracking.removeprefix("sqlite:///")).exists():
-            subprocess.Popen(
+        """Begin a checkpoint; take up champions that were promoted, and challengers."""
+        tracking = self._config.tracking.removeprefix("sqlite:///")
+        idle = self._sync is None or self._sync.poll() is not None
+        if idle and ("://" in tracking or Path(tracking).exists()):
+            self._sync = subprocess.Popen(
                 [sys.executable, "-m", "pipelines.cli", "sync"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
         try:
-            if self._versions() != self._champions:
+            versions = self._versions()
+            if versions != self._champions:
                 self._checkpoint()
-                self._champions = self._versions()
                 self._renew_engine()
+                self._champions = versions
                 return
         except LeaseLost:
             raise
@@ -191,8 +196,9 @@ class Scorer:
 
     # -- another engine --------------------------------------------------------------------------------------------
 
-    def _versions(self) -> dict[str, str]:
-        return {c.detector: c.version for c in self._state.champions()}
+    def _versions(self) -> dict[tuple[str, str], str]:
+        roles: tuple[Role, ...] = ("champion", "challenger")
+        return {(role, c.detector): c.version for role in roles for c in self._state.champions(role)}
 
     def configure(self, config: Config, sinks: Sequence[Sink]) -> None:
         """Go on with another configuration, without a gap; if that fails, with the one before.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,8 @@ def restore_backup(url: str, source: str) -> str:
         fresh.unlink(missing_ok=True)
         backup(kept, str(fresh))
     if path.exists():
+        with suppress(sqlite3.Error), closing(sqlite3.connect(path)) as old:  # the last commits may be in its WAL only
+            old.execute("pragma wal_checkpoint(truncate)")
         os.replace(path, path.with_name(path.name + ".before"))
     for suffix in ("-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import sqlalchemy as sa
 
 from pipelines import tables as t
 from pipelines.findings import Findings
+from telemetry.errors import StoreError
 from telemetry.types import Nanos
 
 __all__ = ["Champion", "Versions"]
 
 Role = Literal["champion", "challenger"]
+ANY: Final = "*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +46,20 @@ class Versions(Findings):
             for r in rows
         ]
 
-    def promote(self, champion: Champion, *, who: str, why: str, verdict: str = "") -> str | None:
-        """Make it the champion and record who, when, why. Returns the version before."""
+    def promote(
+        self, champion: Champion, *, who: str, why: str, verdict: str = "", over: str | None = ANY
+    ) -> str | None:
+        """Make it the champion and record who, when, why. Returns the version before.
+
+        Raises
+        ------
+        StoreError
+            The champion is not version `over` (None: there is one): it is not what this one was compared with.
+        """
         with self.transaction() as c:
             before = self._put_version(c, champion, "champion")
+            if over not in (ANY, before):
+                raise StoreError(f"{champion.detector}: v{before} became the champion meanwhile; compare with that")
             same = (t.champions.c.role == "challenger") & (t.champions.c.version == champion.version)
             c.execute(sa.delete(t.champions).where(t.champions.c.detector == champion.detector, same))
             row = _version_row(champion)
@@ -69,6 +81,15 @@ class Versions(Findings):
         c.execute(sa.delete(ch).where(mine))
         c.execute(sa.insert(ch), {**_version_row(version), "role": role, "since_ns": version.since_ns})
         return before
+
+    def saw_alias(self, detector: str, version: str, now_ns: Nanos) -> None:
+        """Note where @champion is in MLflow: an alias that is behind a promotion or a rollback has not moved."""
+        self.note("registry", now_ns, "alias", {"detector": detector, "version": version})
+
+    def seen_aliases(self) -> dict[str, str]:
+        """Where @champion was last seen, by detector."""
+        bodies = [json.loads(n["body"]) for n in reversed(self.notes(10_000, what="alias"))]
+        return {b["detector"]: b["version"] for b in bodies}
 
     def promotions(self, detector: str | None = None) -> list[dict[str, Any]]:
         """What was in production when, oldest first."""

@@ -28,6 +28,7 @@ from pipelines.sinks import Sink, make_sinks
 from pipelines.state import LeaseLost
 from telemetry.errors import ConfigError, TailwatchError
 from telemetry.selectors import of_host
+from telemetry.source import merge
 from telemetry.store import Store
 from telemetry.types import Events, Nanos
 
@@ -85,6 +86,7 @@ class Watcher:
         self.stop, self.reload = threading.Event(), threading.Event()
         self._on_step, self._follow, self._reread, self._clock = on_step, follow, reread, clock
         self._behind = False
+        self._newest: dict[str, Nanos] = {}
         self.captures: CaptureIntake | None = None
         if config.captures.taps and harvest and config.captures.host == host:
             raise ConfigError(
@@ -201,22 +203,16 @@ class Watcher:
 
     def _catch_up(self) -> None:
         """Read again what the last checkpoint does not know: from the store, and captures from their own place."""
-        offsets = self.scorer.engine.resume()
-        first = True
-        for host in sorted(self.store.hosts()):
-            if self.captures is not None and self.captures.durable and host == self.captures.host:
-                continue
-            if not self._follow and host not in (self.host, self.captures.host if self.captures else ""):
-                continue
-            for events in self.store.read(offsets.get(host, 0), 2**62, select=of_host(host)):
-                self._take(events)
-                first = False
-                if self.scorer.full:  # the database is away: the rest is read once it is back
-                    self._behind = True
-                    break
-            if self._behind:
-                break
-        if not first:
+        self.scorer.engine.resume()
+        before = self.counters.events
+        hosts = [
+            host
+            for host in self.store.hosts()
+            if not (self.captures is not None and self.captures.durable and host == self.captures.host)
+            and (self._follow or host in (self.host, self.captures.host if self.captures else ""))
+        ]
+        self._behind = not self._score_stored(hosts)
+        if self.counters.events > before:
             self.scorer.note("restart", {"offsets": dict(self.scorer.engine.offsets)})
         if self.captures is not None:
             self.captures.start(self.scorer.engine.inputs.get("captures", {}))
@@ -279,19 +275,33 @@ class Watcher:
         self._troubles.attempt("store", lambda: self._read_on(own))
 
     def _read_on(self, own: set[str]) -> None:
-        for host in sorted(set(self.store.hosts()) - own):
-            if not self._follow and host != self.host:
-                continue
-            for events in self.store.read(self.scorer.engine.offsets.get(host, 0), 2**62, select=of_host(host)):
-                self._take(events)
-                if self.scorer.full:
-                    return
-        self._behind = False
+        hosts = [h for h in self.store.hosts() if h not in own and (self._follow or h == self.host)]
+        if self._score_stored(hosts):
+            self._behind = False
 
-    def _take(self, events: Events) -> None:
-        self.scorer.engine.push(events)
-        self.counters.events += len(events)
-        self._step()
+    def _score_stored(self, hosts: Iterable[str]) -> bool:
+        """Score what is stored of these hosts and not scored yet, in the order in which it was seen.
+
+        The newest instant of a host that others write is taken once it is no longer the newest, or a look later: its
+        rows may still be coming. False if the database is away: the rest is read once it is back.
+        """
+        offsets, newest = self.scorer.engine.offsets, self.store.newest()
+        mine = {self.host, self.captures.host if self.captures is not None else self.host}
+        spans = {}
+        for host in hosts:
+            last = newest.get(host, 0)
+            spans[host] = offsets.get(host, 0), last + (host in mine or self._newest.get(host) == last)
+        self._newest = newest
+        seen = -1
+        with self.store.by_host(spans) as streams:
+            for events in merge(streams):
+                if self.scorer.full and events.seen_ns[0] > seen:  # never within an instant: offsets are instants
+                    return False
+                seen = int(events.seen_ns[-1])
+                self.scorer.engine.push(events)
+                self.counters.events += len(events)
+                self._step()
+        return True
 
     def _step(self) -> None:
         """Score, and count what was committed."""

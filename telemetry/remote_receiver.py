@@ -14,6 +14,7 @@ import ssl
 import threading
 import time
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +29,8 @@ from telemetry.types import Events, Nanos
 __all__ = ["Receiver"]
 
 MAX_BODY: Final = 64 << 20
+_NEW: Final = 2**63 - 1
+"""seen_ns of points that bear none, until they are stored: they are not of a store, and never known already."""
 
 
 class Receiver:
@@ -66,6 +69,7 @@ class Receiver:
         self._lock = threading.Lock()
         self._closed = False
         self._upto: dict[str, Nanos] = {}
+        self._now: Nanos = 0
         receiver = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -129,7 +133,7 @@ class Receiver:
         try:
             if request.headers.get("Content-Encoding") == "gzip":
                 body = _unzipped(body)
-            batches, bad = decode(body, request.client_address[0], time.time_ns())
+            batches, bad = decode(body, request.client_address[0], _NEW)
         except InputError as error:
             self.refused += 1
             return 400, str(error).encode()
@@ -137,6 +141,7 @@ class Receiver:
             if self._closed:
                 return 503, b"closing"
             self.bad += bad
+            self._now = max(time.time_ns(), self._now + 1)
             try:
                 for batch in batches:
                     self._take(batch)
@@ -149,7 +154,7 @@ class Receiver:
         return 200, b""
 
     def _take(self, batch: Events) -> None:
-        """Store what is new: of each host, what was seen after all that is stored before this request."""
+        """Store what is new: of each host, what was seen after all that its sender sent before this request."""
         hosts = {k.host for k in batch.keys}
         for host in hosts - self._upto.keys():
             self._upto[host] = self._store.last_seen_ns(host) or -1
@@ -158,6 +163,7 @@ class Receiver:
         self.known += int((~new).sum())
         fresh = batch if new.all() else batch[new]
         if len(fresh):
+            fresh = replace(fresh, seen_ns=np.where(fresh.seen_ns == _NEW, self._now, fresh.seen_ns))
             self._store.append(fresh)
             self.rows += len(fresh)
 
@@ -189,11 +195,11 @@ class _Server(http.server.ThreadingHTTPServer):
 
 
 def _last_seen(batch: Events) -> dict[str, Nanos]:
-    """The newest row of each host."""
+    """The newest row of each host, of those that bore their seen_ns."""
     number = dict.fromkeys(k.host for k in batch.keys)
     out = {}
     for host in number:
-        mine = np.array([k.host == host for k in batch.keys])[batch.series]
+        mine = np.array([k.host == host for k in batch.keys])[batch.series] & (batch.seen_ns != _NEW)
         if mine.any():
             out[host] = int(batch.seen_ns[mine].max())
     return out

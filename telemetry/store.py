@@ -7,16 +7,17 @@ count and which segments no longer do. So a reader sees each row exactly once, w
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
 import numpy as np
 
-from telemetry.selectors import Select, predicate
+from telemetry.selectors import Select, of_host, predicate
 from telemetry.storage.columns import KeyTable
 from telemetry.storage.cut import adopt, commit_files, empty_trash
 from telemetry.storage.index import SegmentIndex
@@ -113,8 +114,6 @@ class Store(LogWriter):
         Memory is bounded by one row group for each file that overlaps in time. Keys are numbered in the order in
         which they appear; a batch has one value type.
         """
-        wanted, selectors = predicate(select)
-        table = KeyTable(wanted)
         time = None
         if time_from_ns is not None or time_to_ns is not None:
             time = (
@@ -122,10 +121,25 @@ class Store(LogWriter):
                 time_to_ns if time_to_ns is not None else 2**63 - 1,
             )
         with self._look() as snapshot:
-            for batch, twice in snapshot.read(table, selectors, (seen_from_ns, seen_to_ns), time):
-                self.duplicates += twice
-                if len(batch):
-                    yield batch
+            yield from self._batches(snapshot, select, (seen_from_ns, seen_to_ns), time)
+
+    @contextlib.contextmanager
+    def by_host(self, seen_ns: Mapping[str, tuple[Nanos, Nanos]]) -> Iterator[list[Iterator[Events]]]:
+        """A stream for each of these hosts, of all its events first seen within its ``[from, to)``; at one look.
+
+        (A look holds every segment open: one for each of many hosts would be more files than a process may have.)
+        """
+        with self._look() as snapshot:
+            yield [self._batches(snapshot, of_host(host), seen, None) for host, seen in seen_ns.items()]
+
+    def _batches(
+        self, snapshot: Snapshot, select: Select, seen: tuple[Nanos, Nanos], time: tuple[Nanos, Nanos] | None
+    ) -> Iterator[Events]:
+        wanted, selectors = predicate(select)
+        for batch, twice in snapshot.read(KeyTable(wanted), selectors, seen, time):
+            self.duplicates += twice
+            if len(batch):
+                yield batch
 
     def hosts(self) -> list[str]:
         """The hosts that the store knows, sorted."""
@@ -142,6 +156,11 @@ class Store(LogWriter):
         """The largest seen_ns (of a host), or None if there is nothing. Reads no rows."""
         with self._look() as snapshot:
             return snapshot.last_seen(host)
+
+    def newest(self) -> dict[str, Nanos]:
+        """The largest seen_ns of each host. Reads no rows."""
+        with self._look() as snapshot:
+            return snapshot.newest()
 
     def first_seen_ns(self) -> Nanos | None:
         """The least seen_ns, or None if there is nothing. Reads no rows."""

@@ -90,6 +90,8 @@ def command(
         champion = Champion(
             name, new.version, new.spec.to_dict(), saved and saved[0], saved and saved[1], time.time_ns()
         )  # fmt: skip
-        state.promote(champion, who=who or getpass.getuser(), why=why or verdict, verdict=verdict)
-    registry.alias(name, "champion", new.version)
+        over = old.version if old is not None else None
+        state.promote(champion, who=who or getpass.getuser(), why=why or verdict, verdict=verdict, over=over)
+        registry.alias(name, "champion", new.version)
+        state.saw_alias(name, new.version, time.time_ns())
     click.echo(f"{name} v{new.version} is the champion ({verdict})")

@@ -42,8 +42,13 @@ def command(path: str | None, as_json: bool) -> None:
     moved = []
     with StateDB(config.state) as state:
         live = {(c.detector, role): c.version for role in ROLES for c in state.champions(role)}
+        seen = state.seen_aliases()
         for name in registry.names():
             aliases = {a: v["version"] for v in registry.versions(name) for a in v["aliases"]}
+            at, ours = aliases.get("champion"), live.get((name, "champion"))
+            if ours is not None and at is not None and at != ours and at == seen.get(name):
+                registry.alias(name, "champion", ours)  # it could not be moved by a promotion or a rollback
+                aliases["champion"] = at = ours
             for role in ROLES:
                 version = aliases.get(role)
                 dark = role == "challenger"
@@ -63,4 +68,6 @@ def command(path: str | None, as_json: bool) -> None:
                 else:
                     state.promote(taken, who="sync", why="alias moved in MLflow")
                 moved.append({"detector": name, "role": role, "version": version, "before": live.get((name, role))})
+            if at is not None and at != seen.get(name):
+                state.saw_alias(name, at, time.time_ns())
     click.echo(json.dumps(moved) if as_json else f"{len(moved)} versions taken up")

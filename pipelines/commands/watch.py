@@ -49,6 +49,7 @@ def command(
       tailwatch watch --capture core=/captures/core/ --capture edge=/captures/edge/
       tcpdump -i eth0 -s 160 -U -w - | tailwatch watch --capture -
     """
+    import os
     import signal
     import socket
 
@@ -76,6 +77,8 @@ def command(
             config = structs.replace(config, http=structs.replace(config.http, listen=listen))
         return config
 
+    if path:
+        os.environ["TAILWATCH_CONFIG"] = path  # for what this job starts by itself (`sync`)
     config = configuration()
     setup(config.log.format, config.log.level)
 

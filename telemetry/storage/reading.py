@@ -89,17 +89,25 @@ class Snapshot:
                 continue
             streams.append(Stream(max(f.seen_min, seen[0]), self.file_rows(f, table, seen, time)))
         for fd, index in self._logs:
-            if index.first_seen is not None and max(index.last_seen.values()) >= seen[0] and index.first_seen < seen[1]:
+            if index.first_seen is None or index.first_seen >= seen[1]:
+                continue
+            if max((at for h, at in index.last_seen.items() if _may_be(h, selectors)), default=seen[0] - 1) >= seen[0]:
                 streams.append(Stream(max(index.first_seen, seen[0]), self._log_rows(fd, index, table, seen, time)))
         public = _Public(table)
         for rows, real, twice in merge_streams(streams, table):
             yield from public.events(rows, real, twice)
 
     def last_seen(self, host: str | None) -> Nanos | None:
-        found = [f.seen_max for f in self.files if host is None or f.host == host]
-        for _, index in self._logs:
-            found += [v for h, v in index.last_seen.items() if host is None or h == host]
-        return max(found, default=None)
+        newest = self.newest()
+        return max(newest.values(), default=None) if host is None else newest.get(host)
+
+    def newest(self) -> dict[str, Nanos]:
+        """The largest seen_ns of each host."""
+        found: dict[str, Nanos] = {}
+        told = [(f.host, f.seen_max) for f in self.files]
+        for host, at in [*told, *(x for _, index in self._logs for x in index.last_seen.items())]:
+            found[host] = max(at, found.get(host, at))
+        return found
 
     def first_seen(self) -> Nanos | None:
         found = [f.seen_min for f in self.files]
@@ -198,6 +206,10 @@ class _Public:
                 twice,
             )
             twice = 0
+
+
+def _may_be(host: str, selectors: Sequence[Selector]) -> bool:
+    return not selectors or any(s.may_match(host=host) for s in selectors)
 
 
 def _may_hold(f: Entry, selectors: Sequence[Selector]) -> bool:

@@ -146,6 +146,53 @@ def test_mass_event_is_one_incident() -> None:
     assert changes[-1].incident.place.startswith("host=tx00|tx01|tx02|tx03|tx04")
 
 
+def test_hosts_that_join_at_one_time_are_told_in_one_step() -> None:
+    """A step is known by its incident, action and time: of two that share these one would be lost."""
+    changes = run([drops(t, host=h) for t in range(50, 80) for h in "abcd"])
+    assert len({(c.incident.id, c.action, c.at_ns) for c in changes}) == len(changes)
+    updated = [c.incident.place for c in changes if c.action == "updated"]
+    assert updated == ["host=a|b|c|d,netns=trd,port=30001"]
+
+
+def life(changes: list[IncidentChange]) -> list[tuple[str, str, str]]:
+    return [(c.action, c.incident.kind, c.incident.place.split(",")[0]) for c in changes]
+
+
+def test_what_follows_on_an_incident_may_belong_to_another_hosts() -> None:
+    quiet = [wait(t) for t in range(50, 60)]
+    other = [drops(t, host="g") for t in range(120, 180)]
+    assert life(run([*quiet, *other, *[drops(t) for t in range(130, 150)]])) == [
+        ("opened", "process_pause", "host=h"),
+        ("updated", "process_pause", "host=h"),
+        ("opened", "udp_overflow", "host=g"),
+        ("resolved", "process_pause", "host=h"),
+        ("updated", "udp_overflow", "host=g|h"),
+        ("resolved", "udp_overflow", "host=g|h"),
+    ]
+
+
+def test_what_follows_may_be_weaker_than_it_was_before() -> None:
+    changes = run([*[drops(t) for t in range(50, 100)], wait(60), *[wait(t) for t in range(160, 180)]])
+    assert [c.action for c in changes] == ["opened", "resolved", "opened", "resolved"]
+    assert changes[2].incident.alerts[0] == wait(161), "the incident that ended keeps what it was built from"
+
+
+def test_what_follows_may_be_an_incident_that_flaps() -> None:
+    changes = run([wait(t) for t in [*range(50, 60), *range(380, 400)]] + [drops(t) for t in range(300, 310)])
+    paused = [c for c in changes if c.incident.kind == "process_pause"]
+    assert len({c.incident.id for c in paused}) == 1
+    assert [c.action for c in changes].count("opened") == 2
+
+
+def test_an_incident_that_becomes_one_of_another_kind_is_no_new_one() -> None:
+    apart = [*[wait(t) for t in range(44, 48)], *[drops(t, host="g") for t in range(103, 106)]]
+    changes = run([*apart, *[drops(t) for t in range(153, 157)], wait(154)])
+    opened = [c.incident.id for c in changes if c.action == "opened"]
+    assert len(opened) == len(set(opened)) == 2
+    ended = [c.incident.id for c in changes if c.action == "resolved"]
+    assert sorted(ended) == sorted(opened)
+
+
 def test_hosts_apart_in_time_and_kind_are_apart() -> None:
     changes = run([drops(t, host="tx01") for t in range(50, 60)] + [wait(t, host="tx02") for t in range(55, 65)])
     assert sum(c.action == "opened" for c in changes) == 2

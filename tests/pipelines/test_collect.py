@@ -71,6 +71,20 @@ def test_a_kill_in_the_middle_of_an_instant_loses_nothing(tmp_path: Path) -> Non
     assert sorted(whole(tmp_path / "all", "tx1")) == sorted(whole(tmp_path / "tx1", "tx1"))
 
 
+def test_a_host_that_lies_in_several_places(tmp_path: Path) -> None:
+    """Captures are of a host ``wire`` wherever they are taken; one place is behind, the collector restarts."""
+    places = [tmp_path / "hosts" / name for name in ("fast", "slow")]
+    for n in range(3):
+        fill(places[0], "wire", start=1000 + 50 * n)
+        fill(places[1], "wire", start=50 * n)
+        with Store(tmp_path / "all") as store:
+            collector = Collector(store, [str(tmp_path / "hosts")])
+            for _ in range(3):
+                collector.collect()
+        assert sorted(whole(tmp_path / "all", "wire")) == sorted(r for p in places for r in whole(p, "wire"))
+    assert collector.rows < 2 * len(whole(tmp_path / "all", "wire")) / 3 + 100, "only what is new"
+
+
 def test_its_own_store_among_the_others_is_left_alone(tmp_path: Path) -> None:
     fill(tmp_path / "hosts/tx1", "tx1")
     with Store(tmp_path / "hosts/me") as store:

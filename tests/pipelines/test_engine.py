@@ -20,9 +20,10 @@ from pipelines.live import live_detectors
 from pipelines.savefile import load_snapshots, save_snapshots
 from pipelines.score import score
 from pipelines.state import Champion, StateDB
+from pipelines.watch import Watcher
 from telemetry.labels import write_labels
 from telemetry.store import Store
-from telemetry.types import Label, Snapshot
+from telemetry.types import Events, Label, SeriesKey, Snapshot
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,6 +71,71 @@ def test_many_small_runs_over_a_growing_store_equal_one(store: Path, tmp_path: P
     assert stored(tmp_path / "one") == stored(tmp_path / "many")
 
 
+def test_a_host_that_was_seen_before_another_is_scored_when_it_comes(tmp_path: Path) -> None:
+    make_store(tmp_path / "store", seconds=20)
+    assert score(config(tmp_path, tmp_path / "store")).events > 0
+    key = SeriesKey.of("old", "context_switches_total")
+    at = START - 3600 * 10**9 + np.arange(30) * 10**8
+    with Store(tmp_path / "store") as store:
+        store.append(Events((key,), np.zeros(30, np.int64), at, at, np.arange(30)))
+    assert score(config(tmp_path, tmp_path / "store")).events == 30
+    assert score(config(tmp_path, tmp_path / "store")).events == 0
+
+
+def test_a_job_killed_after_a_checkpoint_goes_on_with_the_next_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of one instant come in batches, one for each type of values: a checkpoint between them would part them."""
+    whole = SeriesKey.of("h", "context_switches_total")
+    real = SeriesKey.of("h", "wire_latency_ns")
+    with Store(tmp_path / "store") as store:
+        for i in range(12):
+            at = np.array([START + i * 10**8])
+            store.append(Events((whole,), np.zeros(1, np.int64), at, at, np.array([i])))
+            store.append(Events((real,), np.zeros(1, np.int64), at, at, np.array([float(i)])))
+    pushed: list[tuple[int, str]] = []
+    plain = Engine.checkpoint
+
+    def push(self: Engine, events: Events) -> None:
+        self.offsets["h"] = int(events.seen_ns[-1]) + 1
+        pushed.extend((int(t), events.value.dtype.kind) for t in events.seen_ns)
+
+    def checkpoint(self: Engine, now_ns: int = 0) -> None:
+        plain(self, now_ns)
+        if len(pushed) < 24:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Engine, "push", push)
+    monkeypatch.setattr(Engine, "checkpoint", checkpoint)
+    settings = structs.replace(config(tmp_path, tmp_path / "store"), scoring=Scoring(checkpoint_s=0.0))
+    for _ in range(60):
+        try:
+            score(settings)
+            break
+        except KeyboardInterrupt:
+            continue
+    assert sorted(pushed) == [(START + i * 10**8, kind) for i in range(12) for kind in "fi"]
+
+
+def test_many_hosts_with_writers_of_their_own(tmp_path: Path) -> None:
+    """A look at the store holds a file open for each writer: one look a host would be too many."""
+    resource = pytest.importorskip("resource")
+    writers = [Store(tmp_path / "store", writer=f"w{i}") for i in range(30)]
+    at = np.array([START])
+    for i, writer in enumerate(writers):
+        key = SeriesKey.of(f"h{i}", "context_switches_total")
+        writer.append(Events((key,), np.zeros(1, np.int64), at, at, np.array([1])))
+        writer.flush()
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (500, before[1]))
+    try:
+        assert score(config(tmp_path, tmp_path / "store")).events == 30
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for writer in writers:
+            writer.close()
+
+
 def test_a_checkpoint_continues_exactly(store: Path, tmp_path: Path) -> None:
     def engine(state: StateDB) -> Engine:
         return Engine(state, "main", live_detectors(state), Grouper(), tmp_path / "ck")
@@ -111,6 +177,43 @@ def test_a_damaged_checkpoint_is_noted_and_the_one_before_it_taken(store: Path, 
                 with StateDB(folder / "state.db") as run.state:
                     run.step()
         assert stored(folder) == stored(tmp_path / "calm")
+
+
+def test_checkpoints_may_be_damaged_one_after_the_other(tmp_path: Path) -> None:
+    at, key = np.array([START]), SeriesKey.of("h", "context_switches_total")
+    with StateDB(tmp_path / "state.db") as state:
+        for i in range(6):
+            run = Engine(state, "main", live_detectors(state), Grouper(), tmp_path / "ck")
+            assert run.resume() == ({"h": START + i} if i else {})
+            run.push(Events((key,), np.zeros(1, np.int64), at + i, at + i, np.array([i])))
+            run.checkpoint()
+            whole = state.checkpoint("main")
+            assert whole is not None
+            run.checkpoint()
+            newest = state.checkpoint("main")
+            assert newest is not None
+            Path(newest.path).write_bytes(b"damaged")
+            assert Path(whole.path).exists()
+            run = Engine(state, "main", live_detectors(state), Grouper(), tmp_path / "ck")
+            assert run.resume() == {"h": START + i + 1}
+            run.checkpoint()
+            last = state.checkpoint("main")
+            assert last is not None
+            Path(last.path).write_bytes(b"damaged as well")
+
+
+def test_partitions_leave_each_others_checkpoints_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.engine.os.urandom", lambda n: bytes.fromhex("123456"))
+    with StateDB(tmp_path / "state.db") as state:
+        parts = [Engine(state, name, live_detectors(state), Grouper(), tmp_path / "ck") for name in ("p", "p-1", "p-2")]
+        for _ in range(3):
+            for part in parts:
+                part.checkpoint()
+        for part in parts:
+            kept = state.checkpoint(part.part)
+            assert kept is not None
+            assert Path(kept.path).exists()
+            assert Path(kept.meta["before"]["path"]).exists()
 
 
 def test_state_of_another_tailwatch_is_replaced_and_told(store: Path, tmp_path: Path) -> None:
@@ -176,6 +279,24 @@ def test_a_challenger_scores_in_the_shadow(store: Path, tmp_path: Path) -> None:
         kinds = [i.kind for i in state.incidents()]
     with StateDB(tmp_path / "alone" / "state.db") as state:
         assert kinds == [i.kind for i in state.incidents()]
+
+
+def test_a_service_takes_up_a_challenger(store: Path, tmp_path: Path) -> None:
+    spec = next(s.spec for s in load_catalogue() if s.kind == "context_switch_storm")
+    watcher = Watcher(config(tmp_path, store), host="elsewhere", harvest=False)
+    watcher.scorer.engine.resume()
+    watcher.scorer.engine.detectors("h")
+    watcher.scorer.engine.offsets["h"] = START
+    with StateDB(tmp_path / "state.db") as state:
+        state.challenge(Champion(spec.name, "7", spec.to_dict(), str(tmp_path / "away.npz"), "", 1))
+        watcher.scorer.maintain()
+        assert watcher.scorer.engine._shadows["h"] == []
+        assert watcher.counters.errors == 1
+        state.challenge(Champion(spec.name, "7", spec.to_dict(), None, None, 1))  # its state can be read now
+    watcher.scorer.maintain()
+    dark = watcher.scorer.engine._shadows["h"]
+    watcher.close()
+    assert [d.version for d in dark] == ["7"]
 
 
 @pytest.mark.slow

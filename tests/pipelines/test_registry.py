@@ -235,11 +235,16 @@ def test_plain_arrays_load_whatever_library_wrote_them(registry: Registry, regis
 
 
 def test_promote_and_rollback_by_command(
-    registry: Registry, registered: tuple[str, Snapshot], events: Events, tmp_path: Path
+    registry: Registry,
+    registered: tuple[str, Snapshot],
+    events: Events,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from click.testing import CliRunner
 
     from pipelines.cli import cli
+    from pipelines.state import StateDB
     from telemetry.labels import write_labels
     from telemetry.store import Store
 
@@ -275,3 +280,33 @@ def test_promote_and_rollback_by_command(
     code, said = tailwatch("score", "--json")
     assert code == 0, said
     assert json.loads(said)["events"] == len(events)
+
+    def champions() -> tuple[str, str]:
+        with StateDB(tmp_path / "state.db") as state:
+            return state.champions()[0].version, registry.load("tiny", alias="champion").version
+
+    # while MLflow is away, the alias stays behind: `sync` moves it, and does not undo the rollback
+    assert tailwatch("promote", f"tiny@{deaf.version}", *incidents, "--why", "a drill")[0] == 0
+    with monkeypatch.context() as away:
+        away.setattr("pipelines.registry.Registry", None)
+        code, said = tailwatch("rollback", "tiny")
+    assert code == 0, said
+    assert champions() == (registered[0], deaf.version)
+    assert json.loads(tailwatch("sync", "--json")[1]) == []
+    assert champions() == (registered[0], registered[0])
+    registry.alias("tiny", "champion", deaf.version)  # by other means: that is taken up
+    assert [m["version"] for m in json.loads(tailwatch("sync", "--json")[1])] == [deaf.version]
+    assert json.loads(tailwatch("sync", "--json")[1]) == []
+    assert champions() == (deaf.version, deaf.version)
+
+    def meanwhile(*_: object) -> object:
+        with StateDB(tmp_path / "state.db") as state:
+            state.promote(replace(state.champions()[0], version="99"), who="another", why="faster")
+        return found
+
+    outcome = backtest(Candidate(SPEC, "0"), ArraySource(events), LABELS, 0, 2**62, draws=0)
+    found = compare(outcome, outcome, LABELS)
+    monkeypatch.setattr("pipelines.promote.compare", meanwhile)
+    code, said = tailwatch("promote", f"tiny@{registered[0]}", *incidents)
+    assert code == 1
+    assert champions()[0] == "99", "nothing becomes champion over one that it was not compared with"

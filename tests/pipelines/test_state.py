@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,6 +122,20 @@ def test_backup_restore_trim(tmp_path: Path) -> None:
     restore_backup(url, str(tmp_path / "copy.db"))
     with StateDB(url, create=False) as state:
         assert {i.id for i in state.incidents()} == {"old", "new"}
+
+
+def test_what_a_killed_job_committed_last_stays_in_the_database_that_is_put_aside(tmp_path: Path) -> None:
+    url = str(tmp_path / "state.db")
+    with StateDB(url) as state:
+        backup(state, str(tmp_path / "copy.db"))
+        state.commit("p", [alert("late")], [], watermark_ns=1)
+        for name in ("state.db", "state.db-wal"):
+            shutil.copy(tmp_path / name, tmp_path / f"killed-{name}")
+    for name in ("state.db", "state.db-wal"):
+        shutil.copy(tmp_path / f"killed-{name}", tmp_path / name)
+    restore_backup(url, str(tmp_path / "copy.db"))
+    with StateDB(tmp_path / "state.db.before", create=False) as before:
+        assert [a.id for a in before.alerts()] == ["late"]
 
 
 def test_evidence_goes_before_the_rest_in_small_transactions(state: StateDB, monkeypatch: pytest.MonkeyPatch) -> None:

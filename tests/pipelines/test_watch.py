@@ -12,7 +12,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
+from pipelines.cli import cli
 from pipelines.config import Http
 from pipelines.http import serve
 from pipelines.state import StateDB
@@ -75,6 +77,30 @@ def test_metrics_rules_and_dashboard_hold_before_promtool(service: tuple[Path, s
     used = set(re.findall(r"tailwatch_\w+", json.dumps(dashboard) + (ROOT / "deploy" / "alert-rules.yml").read_text()))
     known = {re.split(r"[{ ]", line)[0] for line in service[1].splitlines() if not line.startswith("#")}
     assert used <= known
+
+
+def test_what_it_starts_by_itself_reads_the_same_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "t.toml"
+    names = {"store": "store", "state": "state.db", "checkpoints": "ck"}
+    lines = [f'{key} = "{tmp_path / name}"' for key, name in names.items()]
+    config.write_text("\n".join([*lines, 'tracking = "http://127.0.0.1:9"', "[scoring]", "checkpoint_s = 0.01"]))
+    started: list[str | None] = []
+
+    class Sync:
+        def __init__(self, *_: object, **__: object) -> None:
+            started.append(os.environ.get("TAILWATCH_CONFIG"))
+
+        def poll(self) -> None:
+            """It takes its time."""
+
+    monkeypatch.setattr("pipelines.scorer.subprocess.Popen", Sync)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setenv("TAILWATCH_CONFIG", "")
+    done = CliRunner().invoke(
+        cli, ["--config", str(config), "watch", "--no-harvest", "--listen", "", "--seconds", "0.3"]
+    )
+    assert done.exit_code == 0, done.output
+    assert started == [str(config)]
 
 
 def test_it_does_not_listen_to_the_world_without_token_and_tls() -> None:

@@ -4,6 +4,7 @@ import gzip
 import socket
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -99,6 +100,41 @@ def receiver(tmp_path: Path) -> Iterator[Receiver]:
 
 def url(end: Receiver) -> str:
     return f"http://127.0.0.1:{end.port}"
+
+
+def foreign(host: str, value: int) -> bytes:
+    """What an application sends by itself: its points do not say when they were seen."""
+    request = ExportMetricsServiceRequest()
+    resource = request.resource_metrics.add()
+    resource.resource.attributes.add(key="host.name").value.string_value = host
+    resource.scope_metrics.add().metrics.add(name="orders").gauge.data_points.add(time_unix_nano=T0, as_int=value)
+    body: bytes = request.SerializeToString()
+    return body
+
+
+def test_an_application_and_the_sender_of_its_host_do_not_hide_each_others_rows(receiver: Receiver) -> None:
+    """The one's rows are stamped by the receiver, the other's by its host, whose clock is another."""
+    year = 365 * 86_400 * 10**9
+    bodies = []
+    for shift in (0, 10 * year):
+        ticks = [b for i in range(3) for b in tick("tx1", i)]
+        bodies.append(encode([replace(b, seen_ns=b.seen_ns + shift) for b in ticks]))
+    for body in (foreign("tx1", 1), bodies[0], foreign("tx1", 2), bodies[0], bodies[1], foreign("tx1", 3)):
+        assert httpx.post(url(receiver) + "/v1/metrics", content=body).status_code == 200
+    stored = list(receiver._store.read(*ALL))
+    assert [int(v) for b in stored for s, v in zip(b.series, b.value, strict=True) if b.keys[s].metric == "orders"] == [
+        1, 2, 3
+    ]  # fmt: skip
+    assert sum(map(len, stored)) == 3 + 2 * 18
+    assert receiver.known == 18
+
+
+def test_a_clock_that_is_set_back_hides_nothing(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in range(5):
+        monkeypatch.setattr("telemetry.remote_receiver.time.time_ns", lambda n=n: T0 - n * 10**9)
+        assert httpx.post(url(receiver) + "/v1/metrics", content=foreign("tx1", n)).status_code == 200
+    stored = [v for b in receiver._store.read(*ALL) for v in b.value.tolist()]
+    assert stored == [0, 1, 2, 3, 4]
 
 
 def test_all_rows_once_through_restarts_of_both(tmp_path: Path) -> None:
