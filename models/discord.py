@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from models.surprise import FIT, GENERATION, GENERATIONS, KEEP, REFIT_EVERY, WARM_UP, tail_put, tail_refit, tail_score
+from models.surprise import FIT, GENERATION, GENERATIONS, KEEP, WARM_UP, refit_every, tail_put, tail_refit, tail_score
 from telemetry.types import Float64, Int64
 
 __all__ = ["LENGTH", "MEANS", "SHAPES", "fresh_discords", "nearest_shape", "step_discords"]
@@ -198,9 +198,7 @@ def _surprise(
     reg[k, _SQUARE] += gain * (off * off * (1.0 - gain) - reg[k, _SQUARE])
     if held[k, g] < KEEP or d > top[k, g, 0]:
         held[k, g] = tail_put(top[k, g], held[k, g], d)
-    if seen + 1 == WARM_UP or (
-        seen >= WARM_UP and (seen + 7 * k) % (REFIT_EVERY if seen < 1000 else 2 * REFIT_EVERY) == 0
-    ):
+    if seen + 1 == WARM_UP or (seen >= WARM_UP and (seen + 7 * k) % refit_every(seen) == 0):
         tail_refit(top[k], held[k], counts[k], math.sqrt(max(reg[k, _SQUARE], 0.0)), fit[k])
     reg[k, _SEEN] += 1.0
     return out

@@ -10,7 +10,7 @@ from models.careful import creep, middle, weigh
 from models.count_scale import EARLY, counts_in, from_root, origin_of, to_root
 from models.discord import step_discords
 from models.own_evidence import compare
-from models.surprise import GENERATION, GENERATIONS, KEEP, REFIT_EVERY, WARM_UP, tail_put, tail_refit, tail_score
+from models.surprise import GENERATION, GENERATIONS, KEEP, WARM_UP, refit_every, tail_put, tail_refit, tail_score
 from models.views import ORIGIN, VIEWS, step_views
 from telemetry.types import Float64, Int8, Int64
 
@@ -52,7 +52,7 @@ def _score_views(
         held[:, :, g] = 0
     counts[g] += 1
     gain = max(1.0 / (seen + 1.0), 1.0 / GENERATION)
-    every = REFIT_EVERY if seen < 1000 else 2 * REFIT_EVERY
+    every = refit_every(seen)
     for v in range(len(views)):
         x = float(np.float32(views[v]))
         if not np.isfinite(x):

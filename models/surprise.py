@@ -30,6 +30,7 @@ __all__ = [
     "WARM_UP",
     "Calibrator",
     "gpd_surprise",
+    "refit_every",
     "tail_put",
     "tail_refit",
     "tail_score",
@@ -56,6 +57,14 @@ def gpd_surprise(value: float, threshold: float, shape: float, scale: float, log
     if shape < 1e-3:
         return float(z * 0.4342944819032518 - log_rate)
     return float(np.log10(1.0 + shape * z) / shape - log_rate)
+
+
+@njit(cache=True, nogil=True)
+def refit_every(seen: int) -> int:
+    """Values between two fits of a tail that has seen so many: what is known well changes slowly."""
+    if seen < 1_000:
+        return REFIT_EVERY
+    return (2 if seen < GENERATION else 6) * REFIT_EVERY
 
 
 @njit(cache=True, nogil=True)
