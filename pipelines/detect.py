@@ -363,7 +363,7 @@ def detect_files(
         if table.aside:
             warn(f"{source}: not scored: {', '.join(table.aside)}")
         if not table.timed:
-            warn(f"{source}: no time column; rows are counted instead")
+            warn(f"{source}: no time column; rows are counted instead, as seconds")
         elif table.backward:
             warn(f"{source}: {table.backward} rows with a repeated or backward time, scored in row order")
         scored = score_table(table, purpose=purpose, budget=budget, joint=joint, history=before)

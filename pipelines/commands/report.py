@@ -13,7 +13,7 @@ __all__ = ["command"]
 @click.option("--from", "from_time", help="Incidents from here (onset), ISO 8601 or ns.")
 @click.option("--to", "to_time", help="... to here, exclusive.")
 @click.option("--store", "store_path", type=click.Path(), help="Where the series are (default: configuration).")
-@click.option("--limit", default=50, show_default=True, help="At most so many incidents.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many incidents.")
 @click.pass_obj
 def command(
     path: str | None,
