@@ -29,8 +29,8 @@ __all__ = ["command"]
     help="Watch the threads of processes of this name (regular expression), cgroup:PATH or pid:N. Repeatable.",
 )
 @click.option("--namespaces/--no-namespaces", default=None, help="Watch all network namespaces.  [default: yes]")
-@click.option("--keep-days", type=Number(min=0), help="Remove what is older.  [default: 7]")
-@click.option("--max-gb", type=Number(min=0), help="Remove the oldest beyond this size.  [default: 10]")
+@click.option("--keep-days", type=Number(min=0), help="Remove what is older (0: nothing).  [default: 7]")
+@click.option("--max-gb", type=Number(min=0), help="Remove the oldest beyond this size (0: nothing).  [default: 10]")
 @click.option(
     "--log",
     "logs",
@@ -165,6 +165,8 @@ def command(
         f"{summary.core_share:.2%} of a core, {summary.late_p99_us:.0f} us late at p99, "
         f"{summary.missed_ticks} of {summary.ticks + summary.missed_ticks} ticks missed"
     )
+    if summary.removed_rows:
+        click.echo(f"{summary.removed_rows} rows removed from the store by --keep-days and --max-gb", err=True)
     if summary.dropped_rows:
         click.echo(f"{summary.dropped_rows} rows lost: the disk is full", err=True)
     for source, why in sorted(summary.missing.items()) if settings.kernel else ():
