@@ -53,7 +53,7 @@ def check(path: str | None, file: str) -> None:
     type=click.Choice(["nab", "flags", "alertmanager", "catalogue"]),
     help="NAB's JSON of windows; a table with a column of 0 and 1; Alertmanager's alerts (JSON); a catalogue.",
 )
-@click.option("--column", help="flags: the column of 0 and 1 [default: label, is_anomaly, anomaly or flag].")
+@click.option("--column", help="flags: the column of 0 and 1 [default: label, is_anomaly, anomaly, flag, ...].")
 @click.option("--start", help="flags: time of the first row, where the table has no times.")
 @click.option("--step", default="1m", show_default=True, help="flags: from row to row, where it has no times.")
 @click.option("--kind", default="unknown", show_default=True, help="Kind of the incidents (nab, flags).")
