@@ -147,22 +147,23 @@ class Grouper:
             case = self._cases[host] = Case([host])
         if case.incident is None:
             case.forget(now, self._memory)
-        for alert in alerts:
-            self._take(case, alert)
+        counted = [alert for alert in alerts if self._take(case, alert)]
         if case.incident is None:
             return self._open(case, now)
         quiet = now - case.live(self.signatures)
         if quiet > self._next:
-            return self._follow(case, now)
+            return self._follow(case, counted, now)
         if quiet > self._fade or now - case.ranked_ns < self._update:
             return []
         return self._rerank(case, now)
 
-    def _follow(self, case: Case, now: Nanos) -> list[IncidentChange]:
+    def _follow(self, case: Case, alerts: list[Alert], now: Nanos) -> list[IncidentChange]:
         """Something else begins while an incident that has gone quiet waits for its end: that one ends now."""
         old = case.incident
         new = case.after(case.live(self.signatures))
         new.forget(now, self._memory)
+        for alert in alerts:  # of these channels the first and the strongest may lie before
+            new.keep(alert)
         self._put(new)
         out = self._open(new, now) if old is not None else []
         if old is None or not out or out[0].incident.kind == old.kind or out[0].action != "opened":
@@ -170,7 +171,8 @@ class Grouper:
             return []
         return [IncidentChange("resolved", now, self._end(old, now)), *out]
 
-    def _take(self, case: Case, alert: Alert) -> None:
+    def _take(self, case: Case, alert: Alert) -> bool:
+        """Take an alert in; whether it is evidence that an incident may need."""
         matched = self._watched.items(alert.series, alert.column)
         for name, least, _, _ in QUALITY:
             if alert.series.metric == name and abs(alert.value) >= least:
@@ -196,6 +198,7 @@ class Grouper:
             case.keep(alert)
             if alert.grade == "alert" or alert.score >= OVER:  # a policy grades the first window of many only
                 case.graded_ns = alert.end_ns
+        return counted
 
     def _open(self, case: Case, now: Nanos) -> list[IncidentChange]:
         if now - case.graded_ns > self._memory or not case.graded_ns:

@@ -119,7 +119,7 @@ def test_a_backtest_tells_which_incidents_it_cannot_judge(place: Path, tmp_path:
     run = ["--config", str(place / "t.toml"), "backtest", str(place / "folded.toml"), "--no-mlflow"]
     result = CliRunner().invoke(cli, [*run, "--incidents", str(tmp_path / "incidents.csv")])
     assert result.exit_code == 0, result.output
-    assert "folded: 1 of 5 labelled incidents are not in " in result.stderr
+    assert "folded@file: 1 of 5 labelled incidents are not in " in result.stderr
 
 
 @pytest.mark.slow
