@@ -60,8 +60,9 @@ class Harvest(Struct, frozen=True):
 class Scoring(Struct, frozen=True):
     """How detectors run.
 
-    `expected` is a file of labels (CSV or Parquet): incidents in their time and scope are information only, and say
-    what was expected. `bypass` are selectors of series whose packets do not pass the kernel's network stack.
+    `detectors` are names of the catalogue or of champions (default: all). `expected` is a file of labels (CSV or
+    Parquet): incidents in their time and scope are information only, and say what was expected. `bypass` are selectors
+    of series whose packets do not pass the kernel's network stack.
     """
 
     detectors: list[str] = []
