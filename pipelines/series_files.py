@@ -243,7 +243,7 @@ def _find_time(
         if times is None and (must or (begins and broken is None)):
             bad = first_unreadable(cells)
             why = "its cells are of different forms" if bad is None else f"{where(bad)} is {_shown(cells[bad])}"
-            broken = f"{path}: column {names[i]!r} is not a time: {why}"
+            broken = f"{path}: column {_shown(names[i])} is not a time: {why}"
             if must:
                 break
     if broken is not None:
@@ -260,7 +260,8 @@ def _shown(cell: str) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= 20 else f"{', '.join(names[:20])} and {len(names) - 20} more"
+    short = ", ".join(" ".join(name.split())[:40] for name in names[:20])
+    return short if len(names) <= 20 else f"{short} and {len(names) - 20} more"
 
 
 def read_table(path: Path, *, time: str | None = None, values: Sequence[str] = ()) -> Table:
@@ -301,7 +302,7 @@ def read_table(path: Path, *, time: str | None = None, values: Sequence[str] = (
         parsed, bad = _numbers(columns[i], commas)
         present = sum(1 for c in columns[i] if c.lower() not in MISSING)
         if bad and (values or len(candidates) == 1 or 2 * len(bad) <= present):
-            got = f"expected a number in column {names[i]!r}, got {_shown(columns[i][bad[0]])}"
+            got = f"expected a number in column {_shown(names[i])}, got {_shown(columns[i][bad[0]])}"
             raise InputError(f"{path}, {where(bad[0])}: {got}")
         if bad:
             aside.append(f"{names[i]} (text)")

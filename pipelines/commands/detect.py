@@ -33,7 +33,7 @@ __all__ = ["command"]
     "--budget",
     default="1/1000rows",
     show_default=True,
-    help="False alerts you accept: N/1000rows, N/hour, N/day or N/week.",
+    help="False alerts you accept: N/1000rows, N/hour, N/day or N/week (shifts: no budget).",
 )
 @click.option(
     "--history",

@@ -47,6 +47,8 @@ def command(
         lo, hi = time_range(from_time, to_time)
         chosen = [state.incident(i) for i in incidents] or state.incidents(lo, hi, limit=limit)
     store = Store(where, create=False) if Path(where).exists() else None
+    if store is None:
+        click.echo(f"tailwatch: there is no store at {where}: a page without series", err=True)
     try:
         page = render(chosen, store)
     finally:

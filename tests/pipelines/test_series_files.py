@@ -131,6 +131,9 @@ def test_long_cells_and_many_columns_stay_one_short_line(tmp_path):
         table(tmp_path, 't,v\n1,2\n2,"3\n' + "4,5\n" * 2000)
     assert len(str(caught.value)) < 300
     assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=r"column 'x y x y.*\.\.\.'") as caught:
+        table(tmp_path, f'"{"x y " * 99}"\nword\n')
+    assert len(str(caught.value)) < 300
     with pytest.raises(InputError, match="and 480 more"):
         table(tmp_path, ",".join(f"c{i}" for i in range(500)) + "\n" + ",".join(["1"] * 500) + "\n", values=["nope"])
 
