@@ -200,7 +200,6 @@ def _is_number(cell: str) -> bool:
 
 def _read_parquet(path: Path) -> _Cells:
     import pyarrow as pa
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     try:
@@ -213,9 +212,8 @@ def _read_parquet(path: Path) -> _Cells:
         if pa.types.is_floating(kind):
             columns.append(["" if v is None else repr(v) for v in column.to_pylist()])
         elif pa.types.is_timestamp(kind):
-            # strings to the nanosecond would not parse as ISO in Python; the number is exact
-            nanos = pc.cast(pc.cast(column, pa.timestamp("ns"), safe=False), pa.int64())
-            columns.append(["" if v is None else str(v) for v in nanos.to_pylist()])
+            text = np.datetime_as_string(column.to_numpy())  # UTC, to the nanosecond
+            columns.append(["" if v == "NaT" else v for v in text.tolist()])
         else:
             columns.append(["" if v is None else str(v) for v in column.to_pylist()])
     return _Cells(list(table.column_names), columns, list(range(1, table.num_rows + 1)))
@@ -305,7 +303,7 @@ def read_table(path: Path, *, time: str | None = None, values: Sequence[str] = (
             got = f"expected a number in column {_shown(names[i])}, got {_shown(columns[i][bad[0]])}"
             raise InputError(f"{path}, {where(bad[0])}: {got}")
         if bad:
-            aside.append(f"{names[i]} (text)")
+            aside.append(f"{names[i]} (no numbers)")
             continue
         if "rtt" in names[i].lower():
             parsed[parsed < 0.0] = np.nan  # a round trip cannot be negative: a lost probe

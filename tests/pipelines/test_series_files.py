@@ -143,7 +143,7 @@ def test_labels_and_row_numbers_are_told_and_not_scored(tmp_path):
     (tmp_path / "a.csv").write_text("no,value,Label,host\n" + rows)
     result = CliRunner().invoke(command, [str(tmp_path / "a.csv"), "--out", str(tmp_path / "o")])
     assert result.exit_code == 0
-    assert "not scored: host (text), no (row numbers), Label (labels)" in result.stderr
+    assert "not scored: host (no numbers), no (row numbers), Label (labels)" in result.stderr
     assert (tmp_path / "o/a.csv").read_text().startswith("timestamp,value,surprise,anomaly_score,alert\n")
     args = [str(tmp_path / "a.csv"), "--out", str(tmp_path / "p"), "--value", "Label"]
     assert CliRunner().invoke(command, args).exit_code == 0
@@ -171,3 +171,16 @@ def test_shifts_cannot_be_told_jointly(tmp_path):
     result = CliRunner().invoke(command, args)
     assert result.exit_code == 2
     assert "--joint" in result.stderr
+
+
+@pytest.mark.parametrize(("unit", "zone"), [("ns", None), ("us", "Europe/Berlin"), ("s", None)])
+def test_every_time_of_a_parquet_file_is_a_time(tmp_path, unit, zone):
+    at = pa.array([1_767_571_200 * NS, 1_767_571_201 * NS], pa.timestamp("ns")).cast(pa.timestamp(unit, zone))
+    pq.write_table(pa.table({"sent": at, "v": [1.5, 2.5], "seen": at}), tmp_path / "a.parquet")
+    read = read_table(tmp_path / "a.parquet")
+    assert (read.names, read.aside) == (("v",), ("seen (no numbers)",))
+    assert read.time_ns.tolist() == [1_767_571_200 * NS, 1_767_571_201 * NS]
+    far = pa.array([32_503_680_000, None], pa.timestamp("s"))
+    pq.write_table(pa.table({"timestamp": far, "v": [1.5, 2.5]}), tmp_path / "b.parquet")
+    with pytest.raises(InputError, match="column 'timestamp' is not a time: row 1 is '3000-01-01T"):
+        read_table(tmp_path / "b.parquet")
