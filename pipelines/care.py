@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -17,9 +18,14 @@ __all__ = ["Care"]
 TRIM_EVERY_S = 60.0
 COMPACT_EVERY_S = 3600.0
 
+log = logging.getLogger("tailwatch.care")
+
 
 class Care:
-    """Trims the ring each minute and joins small files each hour, in a thread of the lowest priority."""
+    """Trims the ring each minute and joins small files each hour, in a thread of the lowest priority.
+
+    Without `keep_ns` and `max_bytes` nothing is removed.
+    """
 
     def __init__(self, store: Store, keep_ns: Nanos | None, max_bytes: int | None, uri: str | None) -> None:
         self._store, self._keep_ns, self._max_bytes, self._uri = store, keep_ns, max_bytes, uri
@@ -54,7 +60,11 @@ class Care:
                 house.compact()
                 return
             before = None if self._keep_ns is None else time.time_ns() - self._keep_ns
-            self.removed += house.trim(seen_before_ns=before, max_bytes=self._max_bytes)
+            if before is not None or self._max_bytes is not None:
+                gone = house.trim(seen_before_ns=before, max_bytes=self._max_bytes)
+                self.removed += gone
+                if gone:
+                    log.info("%s: removed %d rows by harvest.keep_days and max_gb", self._store.path, gone)
             if self._uri:
                 publish(self._store.path, self._uri)
             self.trouble = ""

@@ -27,7 +27,8 @@ class Harvest(Struct, frozen=True):
     `push` is a collector's URL, `listen` where to take in what others push (loopback, unless there are a token and a
     certificate); `token_file` serves both, `tls_ca` are the certificates that pushing and scraping trust (default: the
     system's). `publish` is a URI to which the store is copied each minute; `collect` are stores, or folders of them, by
-    path or URI, out of which what is new is copied every `collect_s`.
+    path or URI, out of which what is new is copied every `collect_s`. From the store goes what was seen more than
+    `keep_days` ago, and the oldest beyond `max_gb` (0: nothing); a `watch` that puts nothing in removes nothing.
     """
 
     hz: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 10.0
@@ -37,8 +38,8 @@ class Harvest(Struct, frozen=True):
     kernel: bool = True
     root: str = "/"
     host: str = ""
-    keep_days: float = 7.0
-    max_gb: float = 10.0
+    keep_days: Annotated[float, msgspec.Meta(ge=0)] = 7.0
+    max_gb: Annotated[float, msgspec.Meta(ge=0)] = 10.0
     logs: list[str] = []
     records: list[str] = []
     scrape: list[str] = []
@@ -59,8 +60,9 @@ class Harvest(Struct, frozen=True):
 class Scoring(Struct, frozen=True):
     """How detectors run.
 
-    `expected` is a file of labels (CSV or Parquet): incidents in their time and scope are information only, and say
-    what was expected. `bypass` are selectors of series whose packets do not pass the kernel's network stack.
+    `detectors` are names of the catalogue or of champions (default: all). `expected` is a file of labels (CSV or
+    Parquet): incidents in their time and scope are information only, and say what was expected. `bypass` are selectors
+    of series whose packets do not pass the kernel's network stack.
     """
 
     detectors: list[str] = []

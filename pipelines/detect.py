@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from models.base import Model
-from pipelines.series_files import SUFFIXES, Table, read_table
+from pipelines.series_files import FLAGS, SUFFIXES, Table, read_table
 from telemetry.errors import ConfigError, InputError, NoDataError, StoreError, TailwatchError
 from telemetry.types import Bool, Float64, Panel, SeriesKey
 
@@ -253,6 +253,8 @@ def find_inputs(inputs: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
                 if inside != given.resolve() and inside in path.resolve().parents:
                     continue
                 pairs.append((path, out / path.relative_to(given)))
+        elif str(given) == "-":
+            pairs.append((Path("/dev/stdin"), out / "stdin.csv"))
         else:
             pairs.append((given, out / given.name))
     targets: dict[Path, Path] = {}
@@ -263,6 +265,35 @@ def find_inputs(inputs: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
             raise InputError(f"{source}: --out would overwrite the input; choose another folder")
         targets[target] = source
     return pairs
+
+
+def _passed_over(inputs: Sequence[Path], pairs: Sequence[tuple[Path, Path]], out: Path) -> list[str]:
+    """Files in the folders given that are no tables by their names (hidden ones and results aside)."""
+    read, inside = {source for source, _ in pairs}, out.resolve()
+    return [
+        str(path)
+        for given in inputs
+        if given.is_dir()
+        for path in sorted(given.rglob("[!.]*"))
+        if path not in read and path.is_file() and inside not in path.resolve().parents
+    ]
+
+
+def _series_only(table: Table) -> Table:
+    """Without columns of labels, which tell what is to be found, and without row numbers."""
+    keep, aside = [], list(table.aside)
+    for i, name in enumerate(table.names):
+        column = table.values[:, i]
+        if name.lower() in FLAGS and np.isin(column[~np.isnan(column)], (0.0, 1.0)).all():
+            aside.append(f"{name} (labels)")
+        elif len(column) > 2 and (np.diff(column) == 1.0).all():
+            aside.append(f"{name} (row numbers)")
+        else:
+            keep.append(i)
+    if not keep:
+        return table
+    names, text = tuple(table.names[i] for i in keep), tuple(table.text[i] for i in keep)
+    return replace(table, names=names, text=text, values=table.values[:, keep], aside=tuple(aside))
 
 
 def _read_history(history: Path, name: Path, time: str | None, table: Table, source: Path) -> Table:
@@ -297,8 +328,8 @@ def detect_files(
 ) -> tuple[int, int]:
     """Score files; returns how many were written and how many could not be read.
 
-    `history` is a file for all, or a folder with a file of the same name for each. All good files are written before
-    the bad ones are reported by `warn`.
+    `values` are all columns of numbers but labels and row numbers, unless named. `history` is a file for all, or a
+    folder with a file of the same name for each. All good files are written before the bad ones are reported by `warn`.
 
     Raises
     ------
@@ -316,17 +347,23 @@ def detect_files(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"{out}: cannot be written: {error.strerror or error}") from None
+    other = _passed_over(inputs, pairs, out)
+    if other:
+        warn(f"{len(other)} files are neither CSV nor Parquet by their names, {other[0]} the first")
     bad: list[str] = []
     written = 0
     for source, target in pairs:
         try:
             table = read_table(source, time=time, values=values)
+            table = table if values else _series_only(table)
             before = None if history is None else _read_history(history, target.relative_to(out), time, table, source)
         except TailwatchError as error:
             bad.append(str(error))
             continue
+        if table.aside:
+            warn(f"{source}: not scored: {', '.join(table.aside)}")
         if not table.timed:
-            warn(f"{source}: no time column; rows are counted instead")
+            warn(f"{source}: no time column; rows are counted instead, as seconds")
         elif table.backward:
             warn(f"{source}: {table.backward} rows with a repeated or backward time, scored in row order")
         scored = score_table(table, purpose=purpose, budget=budget, joint=joint, history=before)

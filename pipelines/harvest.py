@@ -56,6 +56,7 @@ class Summary(msgspec.Struct):
     series: int
     samples: int
     dropped_rows: int
+    removed_rows: int
     cpu_s: float
     core_share: float
     late_p50_us: float
@@ -220,6 +221,7 @@ def harvest(
         series=len(harvester.keys),
         samples=samples,
         dropped_rows=store.dropped,
+        removed_rows=care.removed,
         cpu_s=round(cpu_s, 4),
         core_share=round(cpu_s / spent, 5) if spent else 0.0,
         late_p50_us=round(float(np.percentile(late_us, 50)), 1),

@@ -10,7 +10,7 @@ from detectors.detector import Detector
 from detectors.fused import fuse
 from detectors.incidents import Grouper
 from detectors.signature import load_catalogue
-from detectors.spec import DetectorSpec
+from detectors.spec import DetectorSpec, unknown
 from pipelines.config import Config
 from pipelines.savefile import load_snapshots
 from pipelines.state import Champion, StateDB
@@ -34,7 +34,16 @@ def live_detectors(state: StateDB, only: Sequence[str] = ()) -> Callable[[str], 
     Parameters
     ----------
     only : names of signatures or champions; all by default
+
+    Raises
+    ------
+    ConfigError
+        Nobody has a name of `only`.
     """
+    known = {*catalogue_specs(), *(c.detector for c in state.champions())}
+    for name in only:
+        if name not in known:
+            raise unknown("detector", name, known, "scoring.detectors")
     champions = {c.detector: c for c in state.champions() if not only or c.detector in only}
     challenged = {c.detector for c in state.champions("challenger")}
     rest = [s for s in load_catalogue() if s.spec.name not in champions and (not only or s.spec.name in only)]

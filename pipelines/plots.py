@@ -162,5 +162,6 @@ def costs_png(costs: Mapping[str, Mapping[float, tuple[float, float]]], title: s
             axis.plot(*zip(*points, strict=True), marker="o", ms=4, label=name)
     axis.set(title=title, xlabel="false alarms per day", ylabel="recall", ylim=(-0.03, 1.03))
     axis.set_xscale("symlog", linthresh=1)
-    axis.legend(fontsize=8)
+    if axis.lines:
+        axis.legend(fontsize=8)
     return _png(figure)

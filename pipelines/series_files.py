@@ -9,32 +9,29 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import math
-from collections.abc import Sequence
+import re
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from pipelines.series_times import first_unreadable, from_epoch, parse_times, plausible
 from telemetry.errors import InputError
 from telemetry.types import Float64, Int64
 
-__all__ = ["SUFFIXES", "Table", "parse_times", "read_table"]
+__all__ = ["FLAGS", "SUFFIXES", "Table", "read_table"]
 
-SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".pq")
-MISSING = frozenset(("", "nan", "na", "n/a", "null", "none", "-", "nat", "<na>"))
+SUFFIXES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz", ".parquet", ".pq")
+MISSING = frozenset(("", "nan", "na", "n/a", "#n/a", "#na", "null", "none", "-", "--", "?", "nat", "<na>", "\\n"))
+FLAGS = frozenset(("label", "labels", "is_anomaly", "anomaly", "flag", "is_outlier", "outlier", "changepoint"))
+"""Names of columns that say what was an anomaly, where they hold 0 and 1 only."""
 _NAMES = ("timestamp", "time", "date", "datetime", "epoch", "ts", "t")
-_ORDERS = (
-    ("%d/%m/%Y %H:%M:%S", "%m/%d/%Y %H:%M:%S"),
-    ("%d/%m/%Y %H:%M", "%m/%d/%Y %H:%M"),
-    ("%d/%m/%Y", "%m/%d/%Y"),
-    ("%d.%m.%Y %H:%M:%S", "%m.%d.%Y %H:%M:%S"),
-    ("%d.%m.%Y %H:%M", "%m.%d.%Y %H:%M"),
-    ("%d-%m-%Y %H:%M:%S", "%m-%d-%Y %H:%M:%S"),
-    ("%d-%m-%Y %H:%M", "%m-%d-%Y %H:%M"),
-)
-_OTHERS = ("%Y/%m/%d %H:%M:%S", "%Y/%m/%d %H:%M", "%Y%m%d %H:%M:%S", "%Y%m%d%H%M%S", "%b %d %Y %H:%M:%S")
+_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+)?(,\d+)?(e[+-]?\d+)?", re.IGNORECASE)
+_TRUTH = {"true": 1.0, "false": 0.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +50,10 @@ class Table:
     values : (n, columns) float64
     backward : int
         Rows whose time is not after the row before.
+    timed : bool
+        Whether the file has a time column.
+    aside : tuple of str
+        Columns that are no series, each with the reason, and a time that no name told.
     """
 
     time: Sequence[str]
@@ -62,72 +63,10 @@ class Table:
     values: Float64
     backward: int
     timed: bool = True
+    aside: tuple[str, ...] = ()
 
 
-def _from_epoch(cells: Sequence[str]) -> Int64 | None:
-    """Numbers as seconds, ms, us or ns since the epoch, told by their size; smaller ones as seconds."""
-    try:
-        exact = [int(c) for c in cells]
-        numbers = np.array(exact, np.float64)
-    except ValueError:
-        try:
-            numbers = np.array([float(c) for c in cells])
-        except ValueError:
-            return None
-        exact = []
-    if not np.isfinite(numbers).all():
-        return None
-    largest = float(np.abs(numbers).max()) if len(numbers) else 0.0
-    unit = next((u for limit, u in ((1e11, 10**9), (1e14, 10**6), (1e17, 10**3), (9.2e18, 1)) if largest < limit), 0)
-    if not unit:
-        return None
-    if exact:
-        return np.array([e * unit for e in exact], np.int64)
-    return np.round(numbers * unit).astype(np.int64)
-
-
-def _stamp(moment: datetime) -> int:
-    from datetime import UTC
-
-    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
-    return int(moment.timestamp()) * 1_000_000_000 + moment.microsecond * 1000
-
-
-def _by_format(cells: Sequence[str], pattern: str) -> Int64 | None:
-    try:
-        return np.array([_stamp(datetime.strptime(c, pattern)) for c in cells], np.int64)
-    except ValueError:
-        return None
-
-
-def parse_times(cells: Sequence[str]) -> Int64 | None:
-    """Nanoseconds of a whole column of times, or None if some cell is not one.
-
-    ISO 8601, numbers since the epoch, and day/month orders; where both orders fit all cells, the one whose times run
-    forward more often is taken.
-    """
-    cells = [c.strip() for c in cells]
-    if not cells or not cells[0] or not any(ch.isdigit() for ch in cells[0]):
-        return None
-    numbers = _from_epoch(cells)
-    if numbers is not None:
-        return numbers
-    try:
-        return np.array([_stamp(datetime.fromisoformat(c)) for c in cells], np.int64)
-    except ValueError:
-        pass
-    for pair in _ORDERS:
-        parsed = [t for p in pair if (t := _by_format(cells, p)) is not None]
-        if parsed:
-            return min(parsed, key=lambda t: int((np.diff(t) <= 0).sum()))
-    for pattern in _OTHERS:
-        times = _by_format(cells, pattern)
-        if times is not None:
-            return times
-    return None
-
-
-def _numbers(cells: Sequence[str]) -> tuple[Float64, list[int]]:
+def _numbers(cells: Sequence[str], comma: bool) -> tuple[Float64, list[int]]:
     """Cells as floats (NaN where missing) and the rows that are neither number nor missing."""
     out = np.full(len(cells), np.nan)
     bad: list[int] = []
@@ -135,73 +74,132 @@ def _numbers(cells: Sequence[str]) -> tuple[Float64, list[int]]:
         try:
             out[i] = float(cell)
         except ValueError:
-            if cell.strip().lower() not in MISSING:
+            word = cell.strip().lower()
+            if word in _TRUTH:
+                out[i] = _TRUTH[word]
+            elif word not in MISSING:
                 bad.append(i)
+    if comma and any("," in cells[i] for i in bad) and _decimal_commas(cells):
+        points = [c.replace(".", "").replace(",", ".") if _COMMA.fullmatch(c) else c for c in cells]
+        return _numbers(points, False)
     out[~np.isfinite(out)] = np.nan
     return out, bad
 
 
-def _read_text(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
-    """Names, columns of cells, line number of each row."""
+def _decimal_commas(cells: Sequence[str]) -> bool:
+    """Whether commas are decimal points: not beside 12.5, and not in 1,234 beside 999."""
+    if any(re.search(r"\.(?!\d{3}(\D|$))", c) for c in cells):
+        return False
+    return {len(c.rpartition(",")[2]) if "," in c else 0 for c in cells if c.lower() not in MISSING} != {0, 3}
+
+
+class _Cells(NamedTuple):
+    """A file as it was written; `lines` has the line (of Parquet: the row) of each row."""
+
+    names: list[str]
+    columns: list[list[str]]
+    lines: list[int]
+    commas: bool = False
+    """Whether a comma may be a decimal point."""
+
+
+def _read_text(path: Path) -> _Cells:
     try:
         raw = path.read_bytes()
-        if path.name.endswith(".gz"):
+        if raw.startswith(b"\x1f\x8b"):
             raw = gzip.decompress(raw)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(
             f"{path}: {error.strerror if isinstance(error, OSError) and error.strerror else error}"
         ) from None
-    if not raw.strip():
-        raise InputError(f"{path}: expected a table, the file is empty")
-    if b"\x00" in raw[:4096]:
+    wide = raw.startswith((b"\xff\xfe", b"\xfe\xff"))
+    if not wide and b"\x00" in raw[:4096]:
         raise InputError(f"{path}: expected text (CSV) or Parquet, got binary data")
     try:
-        text = raw.decode("utf-8-sig")
+        text = raw.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: expected UTF-8 text, byte {error.start} is not") from None
-    first = next(line for line in text.splitlines() if line.strip())
-    delimiter = max(";\t,|", key=lambda d: (first.count(d), d == ","))
-    if not first.count(delimiter):
-        delimiter = ","
+        line = 1 + raw[: error.start].count(b"\n")
+        raise InputError(f"{path}, line {line}: expected UTF-8 text, byte {error.start} is not") from None
+    if not text.strip():
+        raise InputError(f"{path}: expected a table, the file is empty")
+    delimiter = _delimiter(text)
     names: list[str] = []
     columns: list[list[str]] = []
     lines: list[int] = []
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    line = 0
     try:
-        for row in reader:
+        for line, row in _rows(text, delimiter):
             if not row or all(not cell.strip() for cell in row):
                 if names and len(names) == 1 and row:
                     columns[0].append("")
-                    lines.append(reader.line_num)
+                    lines.append(line)
                 continue
             if not names:
-                if all(_is_number(cell) for cell in row):
-                    names = [f"column{i + 1}" for i in range(len(row))]
-                    columns = [[] for _ in names]
-                else:
-                    names = [cell.strip() or f"column{i + 1}" for i, cell in enumerate(row)]
-                    columns = [[] for _ in names]
+                header = _is_header(row)
+                names = [cell.strip() if header and cell.strip() else f"column{i + 1}" for i, cell in enumerate(row)]
+                columns = [[] for _ in names]
+                if header:
                     continue
             if len(row) != len(names):
-                raise InputError(f"{path}, line {reader.line_num}: expected {len(names)} cells, got {len(row)}")
+                raise InputError(f"{path}, line {line}: expected {len(names)} cells, got {len(row)}")
             for column, cell in zip(columns, row, strict=True):
                 column.append(cell.strip())
-            lines.append(reader.line_num)
+            lines.append(line)
     except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: {error}") from None
-    return names, columns, lines
+        raise InputError(f"{path}, line {line + 1}: {error}") from None
+    if delimiter == " " and len(lines) == 1 and len(names) > 1:  # a series written in one line
+        return _Cells(["column1"], [[column[0] for column in columns]], lines * len(names))
+    return _Cells(names, columns, lines, delimiter != ",")
+
+
+def _rows(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Cells of each row, and the line where it begins."""
+    if delimiter == " ":
+        yield from ((i, line.split()) for i, line in enumerate(text.splitlines(), 1))
+        return
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    line = 1
+    for row in reader:
+        yield line, row
+        line = reader.line_num + 1
+
+
+def _delimiter(text: str) -> str:
+    """The one that splits the first rows into equally many cells; the comma last, because it may be a decimal point."""
+    for delimiter in "\t;|,":
+        try:
+            rows = [row for _, row in islice(_rows(text, delimiter), 20) if any(cell.strip() for cell in row)]
+        except csv.Error:
+            continue
+        if rows and len(rows[0]) > 1 and len({len(row) for row in rows}) == 1:
+            return delimiter
+    lines = list(islice((line for line in io.StringIO(text) if line.strip()), 20))
+    cells = lines[-1].split()
+    if len(cells) > 1 and all(map(_is_number, cells)) and len({len(line.split()) for line in lines}) == 1:
+        return " "
+    return max(",;\t|", key=lines[0].count)
+
+
+def _is_header(row: Sequence[str]) -> bool:
+    """Whether a first row names columns: it holds words, or counts from 0 as pandas does."""
+    cells = [cell.strip() for cell in row]
+    counts = [str(i) for i in range(len(cells))]
+    if len(cells) > 2 and (cells == counts or cells == ["", *counts[:-1]]):
+        return True
+    data = (c.lower() in MISSING or _is_number(c.replace(",", ".")) or parse_times([c]) is not None for c in cells)
+    return not all(data)
 
 
 def _is_number(cell: str) -> bool:
     try:
-        return math.isfinite(float(cell))
+        float(cell)
     except ValueError:
         return False
+    return True
 
 
-def _read_parquet(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
+def _read_parquet(path: Path) -> _Cells:
     import pyarrow as pa
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     try:
@@ -214,40 +212,54 @@ def _read_parquet(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
         if pa.types.is_floating(kind):
             columns.append(["" if v is None else repr(v) for v in column.to_pylist()])
         elif pa.types.is_timestamp(kind):
-            # strings to the nanosecond would not parse as ISO in Python; the number is exact
-            nanos = pc.cast(pc.cast(column, pa.timestamp("ns"), safe=False), pa.int64())
-            columns.append(["" if v is None else str(v) for v in nanos.to_pylist()])
+            text = np.datetime_as_string(column.to_numpy())  # UTC, to the nanosecond
+            columns.append(["" if v == "NaT" else v for v in text.tolist()])
         else:
             columns.append(["" if v is None else str(v) for v in column.to_pylist()])
-    return list(table.column_names), columns, list(range(1, table.num_rows + 1))
+    return _Cells(list(table.column_names), columns, list(range(1, table.num_rows + 1)))
 
 
-def _find_time(names: list[str], columns: list[list[str]], wanted: str | None, path: Path) -> tuple[int, Int64 | None]:
-    if wanted is not None:
-        if wanted not in names:
-            raise InputError(f"{path}: no column {wanted!r} for the time; it has {', '.join(names)}")
-        at = names.index(wanted)
-        times = parse_times(columns[at])
-        if times is None:
-            raise InputError(f"{path}: column {wanted!r} is not a time: {_first_bad(columns[at])}")
-        return at, times
-    order = sorted(range(len(names)), key=lambda i: (names[i] != "timestamp", i))
-    for i in order:
-        named = names[i].strip().lower() in _NAMES
+def _find_time(
+    names: list[str], columns: list[list[str]], wanted: str | None, path: Path, where: Callable[[int], str]
+) -> tuple[int, Int64 | None]:
+    if wanted is not None and wanted not in names:
+        raise InputError(f"{path}: no column {wanted!r} for the time; it has {_listed(names)}")
+    broken: str | None = None
+    for i in sorted(range(len(names)), key=lambda i: (names[i] != "timestamp", i)):
+        if wanted not in (None, names[i]):
+            continue
         cells = columns[i]
-        if not named and _from_epoch(cells[:50]) is not None and abs(float(cells[0])) < 1e8:
+        must = wanted is not None or names[i] == "timestamp"
+        named = must or _named(names[i])
+        head = from_epoch(cells[:50])
+        if not named and head is not None and not plausible(head):
             continue  # plain numbers are values unless the name says time
         times = parse_times(cells)
-        if times is not None:
+        if times is not None and (named or head is None or plausible(times)):
             return i, times
-        if names[i] == "timestamp":
-            raise InputError(f"{path}: column 'timestamp' is not a time: {_first_bad(cells)}")
+        begins = (named or not _is_number(cells[0])) and parse_times(cells[:1]) is not None
+        if times is None and (must or (begins and broken is None)):
+            bad = first_unreadable(cells)
+            why = "its cells are of different forms" if bad is None else f"{where(bad)} is {_shown(cells[bad])}"
+            broken = f"{path}: column {_shown(names[i])} is not a time: {why}"
+            if must:
+                break
+    if broken is not None:
+        raise InputError(broken)
     return -1, None
 
 
-def _first_bad(cells: Sequence[str]) -> str:
-    bad = next((i for i, c in enumerate(cells) if parse_times([c]) is None), None)
-    return "its cells are of different forms" if bad is None else f"row {bad + 1} is {cells[bad]!r}"
+def _named(name: str) -> bool:
+    return name.strip().lower() in _NAMES
+
+
+def _shown(cell: str) -> str:
+    return repr(cell if len(cell) <= 40 else cell[:40] + "...")
+
+
+def _listed(names: Sequence[str]) -> str:
+    short = ", ".join(" ".join(name.split())[:40] for name in names[:20])
+    return short if len(names) <= 20 else f"{short} and {len(names) - 20} more"
 
 
 def read_table(path: Path, *, time: str | None = None, values: Sequence[str] = ()) -> Table:
@@ -266,38 +278,45 @@ def read_table(path: Path, *, time: str | None = None, values: Sequence[str] = (
     InputError
         Empty, foreign or ragged file, no such column, or a cell that is neither a number nor missing.
     """
-    parquet = path.name.endswith((".parquet", ".pq"))
-    names, columns, lines = _read_parquet(path) if parquet else _read_text(path)
+    parquet = path.name.lower().endswith((".parquet", ".pq"))
+    names, columns, lines, commas = _read_parquet(path) if parquet else _read_text(path)
     rows = len(columns[0]) if columns else 0
     if not rows:
         raise InputError(f"{path}: expected rows of data below the header, got none")
-    at, times = _find_time(names, columns, time, path)
+
+    def where(row: int) -> str:
+        return f"row {lines[row]}" if parquet else f"line {lines[row]}"
+
+    at, times = _find_time(names, columns, time, path, where)
     for name in values:
         if name not in names:
-            raise InputError(f"{path}: no column {name!r}; it has {', '.join(names)}")
+            raise InputError(f"{path}: no column {name!r}; it has {_listed(names)}")
     chosen: list[str] = []
     text: list[Sequence[str]] = []
     numbers: list[Float64] = []
-    skipped: list[str] = []
-    candidates = [names.index(v) for v in values] if values else [i for i in range(len(names)) if i != at]
+    aside: list[str] = []
+    candidates = [names.index(v) for v in dict.fromkeys(values)] or [i for i in range(len(names)) if i != at]
     for i in candidates:
-        parsed, bad = _numbers(columns[i])
+        parsed, bad = _numbers(columns[i], commas)
         present = sum(1 for c in columns[i] if c.lower() not in MISSING)
         if bad and (values or len(candidates) == 1 or 2 * len(bad) <= present):
-            where = f"row {lines[bad[0]]}" if parquet else f"line {lines[bad[0]]}"
-            raise InputError(f"{path}, {where}: expected a number in column {names[i]!r}, got {columns[i][bad[0]]!r}")
+            got = f"expected a number in column {_shown(names[i])}, got {_shown(columns[i][bad[0]])}"
+            raise InputError(f"{path}, {where(bad[0])}: {got}")
         if bad:
-            skipped.append(names[i])  # a column of text, not of numbers
+            aside.append(f"{names[i]} (no numbers)")
             continue
         if "rtt" in names[i].lower():
             parsed[parsed < 0.0] = np.nan  # a round trip cannot be negative: a lost probe
         chosen.append(names[i])
         text.append(columns[i])
         numbers.append(parsed)
+    if at >= 0 and time is None and not _named(names[at]) and from_epoch(columns[at][:1]) is not None:
+        aside.append(f"{names[at]} (taken for the time)")
     if not chosen:
-        raise InputError(f"{path}: expected a column of numbers, got {', '.join(names)}")
+        raise InputError(f"{path}: expected a column of numbers, got {_listed(names)}")
     if times is None:
         times = np.arange(rows, dtype=np.int64) * 1_000_000_000
     stamps = columns[at] if at >= 0 else [str(i) for i in range(rows)]
     backward = int((np.diff(times) <= 0).sum()) if rows > 1 else 0
-    return Table(stamps, times, tuple(chosen), tuple(text), np.stack(numbers, axis=1), backward, at >= 0)
+    value = np.stack(numbers, axis=1)
+    return Table(stamps, times, tuple(chosen), tuple(text), value, backward, at >= 0, tuple(aside))

@@ -1,12 +1,26 @@
-"""Progress for people: shown on a terminal only."""
+"""What commands share: progress for people (shown on a terminal only), numbers that are numbers."""
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-__all__ = ["counter"]
+import click
+
+__all__ = ["Number", "counter"]
+
+
+class Number(click.FloatRange):
+    """A finite number in a range: NaN and infinity pass click's own bounds."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"expected a number, got {value!r}", param, ctx)
+        return number
 
 
 @contextmanager

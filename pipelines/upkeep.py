@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import closing, suppress
+from contextlib import closing
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,10 @@ def backup(db: StateDB, target: str) -> None:
         raise StoreError(f"{target}: cannot be written: {error}") from None
 
 
-def restore_backup(url: str, source: str) -> str:
-    """Put the SQLite file `source` in the place of the database `url`; the old one stays as ``.before``.
+def restore_backup(url: str, source: str) -> tuple[str, str | None]:
+    """Put the SQLite file `source` in the place of the database `url`.
+
+    Returns the database's path and where the old one stays, if there was one: ``.before``, ``.before2``, ...
 
     Raises
     ------
@@ -85,11 +88,13 @@ def restore_backup(url: str, source: str) -> str:
     with StateDB(source, create=False) as kept:
         fresh.unlink(missing_ok=True)
         backup(kept, str(fresh))
+    before = None
     if path.exists():
-        with suppress(sqlite3.Error), closing(sqlite3.connect(path)) as old:  # the last commits may be in its WAL only
-            old.execute("pragma wal_checkpoint(truncate)")
-        os.replace(path, path.with_name(path.name + ".before"))
-    for suffix in ("-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
+        names = (path.with_name(f"{path.name}.before{n if n > 1 else ''}") for n in count(1))
+        before = next(name for name in names if not name.exists())
+        os.replace(path, before)
+        for suffix in ("-wal", "-shm"):  # a job that was killed left its last commits there
+            if (log := path.with_name(path.name + suffix)).exists():
+                os.replace(log, before.with_name(before.name + suffix))
     os.replace(fresh, path)
-    return str(path)
+    return str(path), None if before is None else str(before)

@@ -112,6 +112,13 @@ class Watcher:
         self._delivery = Delivery(config, self.sinks, self._over, self._troubles.tell, clock)
 
     @property
+    def _writes(self) -> bool:
+        """Whether this job puts anything into the store; a reader of others' leaves it as it is."""
+        settings = self.config.harvest
+        sources = (self.harvester, self.captures, settings.listen, settings.collect, self.config.kafka)
+        return any(sources)
+
+    @property
     def delivered(self) -> int:
         """Messages acknowledged by sinks."""
         return self._delivery.sent
@@ -147,7 +154,10 @@ class Watcher:
         for helper in helpers:
             helper.start()
         settings = self.config.harvest
-        care = Care(self.store, round(settings.keep_days * DAY), round(settings.max_gb * 1e9), None)
+        keep_ns, max_bytes = round(settings.keep_days * DAY) or None, round(settings.max_gb * 1e9) or None
+        if not self._writes:
+            keep_ns = max_bytes = None
+        care = Care(self.store, keep_ns, max_bytes, None)
         try:
             with links(settings, self.store, self.host):
                 self._loop(seconds, care)

@@ -78,6 +78,7 @@ def command(
     from pipelines.resolve import resolve
     from pipelines.tracking import Tracker
     from pipelines.ui import counter
+    from telemetry.labels import format_time
     from telemetry.selectors import of_host
     from telemetry.store import Store
 
@@ -89,6 +90,7 @@ def command(
     if corpus is not None:
         cases, name = corpus_cases(corpus), Path(corpus).resolve().name
         cases = cases[:: max(len(cases) // limit, 1)][:limit] if limit else cases
+        labels = [x for c in cases for x in c.labels]
     else:
         where = str(Path(store_path or config.store).absolute())
         with Store(where, create=False) as store:  # a wrong store is told before any work is handed out
@@ -104,6 +106,10 @@ def command(
     for o in outcomes:
         if o.candidate.label in stateful and o.candidate.snapshot is None:
             click.echo(f"{o.candidate.label} was trained on this range: replayed from a cold start", err=True)
+        labelled = sum(x.kind != "none" for x in labels)
+        if away := labelled - len(o.evaluation.matches):
+            span = f"{format_time(o.from_ns)} to {format_time(o.to_ns)}"
+            click.echo(f"{o.candidate.label}: {away} of {labelled} labelled incidents are not in {span}", err=True)
     if not outcomes:
         raise NoDataError("backtest: no detector had anything to run on")
     show(outcomes)
@@ -115,7 +121,6 @@ def command(
 
         Path(json_path).write_text(json.dumps(plain_numbers(report.rows()), indent=1) + "\n")
     if log or register:
-        known = [x for c in cases[:1] for x in c.labels] if corpus is None else [x for c in cases for x in c.labels]
         for outcome in outcomes:
-            for line in log_outcome(tracker, outcome, known, name, register=register, report=report):
+            for line in log_outcome(tracker, outcome, labels, name, register=register, report=report):
                 click.echo(line)

@@ -53,7 +53,7 @@ def check(path: str | None, file: str) -> None:
     type=click.Choice(["nab", "flags", "alertmanager", "catalogue"]),
     help="NAB's JSON of windows; a table with a column of 0 and 1; Alertmanager's alerts (JSON); a catalogue.",
 )
-@click.option("--column", help="flags: the column of 0 and 1 [default: label, is_anomaly, anomaly or flag].")
+@click.option("--column", help="flags: the column of 0 and 1 [default: label, is_anomaly, anomaly, flag, ...].")
 @click.option("--start", help="flags: time of the first row, where the table has no times.")
 @click.option("--step", default="1m", show_default=True, help="flags: from row to row, where it has no times.")
 @click.option("--kind", default="unknown", show_default=True, help="Kind of the incidents (nab, flags).")
@@ -133,17 +133,18 @@ def _flags(file: str, column: str | None, start: str | None, step: int, scope: s
 
     import numpy as np
 
-    from pipelines.series_files import read_table
+    from pipelines.series_files import FLAGS, read_table
     from telemetry.errors import InputError
     from telemetry.labels import labels_from_flags, parse_time
 
     table = read_table(Path(file))
-    usual = ("label", "labels", "is_anomaly", "anomaly", "flag")
-    name = column or next((n for n in table.names if n.lower() in usual), None)
+    name = column or next((n for n in table.names if n.lower() in FLAGS), None)
     if name is None and len(table.names) == 1:
         name = table.names[0]
     if name is None or name not in table.names:
-        raise InputError(f"{file}: expected a column {column or ' or '.join(usual)}; found {', '.join(table.names)}")
+        raise InputError(
+            f"{file}: expected a column {column or ' or '.join(sorted(FLAGS))}; found {', '.join(table.names)}"
+        )
     flags = table.values[:, table.names.index(name)]
     times = table.time_ns
     if start is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from pipelines.ui import Number
+
 __all__ = ["command"]
 
 
@@ -13,8 +15,14 @@ __all__ = ["command"]
 @click.option("--series", "-s", multiple=True, help="Selector [default: latencies of wire and application].")
 @click.option("--figures", default="p50,p99", show_default=True, help="mean, p50, p99, p999, ...")
 @click.option("--block", default="1s", show_default=True, help="Length of the blocks that are resampled.")
-@click.option("--level", default=0.95, show_default=True, help="Confidence of all intervals together.")
-@click.option("--margin", default=0.02, show_default=True, help="A smaller change does not matter.")
+@click.option(
+    "--level",
+    type=Number(0, 1, min_open=True, max_open=True),
+    default=0.95,
+    show_default=True,
+    help="Confidence of all intervals together.",
+)
+@click.option("--margin", type=Number(min=0), default=0.02, show_default=True, help="A smaller change does not matter.")
 @click.option("--higher-is-better", is_flag=True, help="For throughput; otherwise less is better.")
 @click.option("--store", "store_path", type=click.Path(), help="Where the series are (default: configuration).")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")

@@ -11,11 +11,14 @@ __all__ = ["command"]
 
 
 @click.command()
-@click.argument("inputs", metavar="FILE|DIR...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("inputs", metavar="FILE|DIR|-...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the results.")
 @click.option("--time", "time_column", help="Time column. Default: timestamp, else the first that parses.")
 @click.option(
-    "--value", "values", multiple=True, help="Value column (repeat for more). Default: all columns of numbers."
+    "--value",
+    "values",
+    multiple=True,
+    help="Value column (repeat for more). Default: all of numbers, but labels and row numbers.",
 )
 @click.option("--joint", is_flag=True, help="One surprise over all columns, with the top contributors.")
 @click.option(
@@ -30,7 +33,7 @@ __all__ = ["command"]
     "--budget",
     default="1/1000rows",
     show_default=True,
-    help="False alerts you accept: N/1000rows, N/hour, N/day or N/week.",
+    help="False alerts you accept: N/1000rows, N/hour, N/day or N/week (shifts: no budget).",
 )
 @click.option(
     "--history",
@@ -65,6 +68,8 @@ def command(
     """
     from pipelines.detect import detect_files, parse_budget
 
+    if joint and purpose == "shifts":
+        raise click.UsageError("--for shifts looks at columns one by one: it cannot go with --joint")
     tell = (lambda _: None) if quiet else click.echo
     written, bad = detect_files(
         inputs,

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import click
 
+from pipelines.ui import Number
+
 __all__ = ["command"]
 
 
 @click.command()
 @click.option("--store", "store_path", type=click.Path(), help="Also look at this store (default: configuration).")
 @click.option("--root", type=click.Path(exists=True), default="/", show_default=True, help="Where /proc and /sys are.")
-@click.option(
-    "--seconds", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Sample so long, to tell its cost."
-)
+@click.option("--seconds", type=Number(min=0), default=2.0, show_default=True, help="Sample so long, to tell its cost.")
 @click.option("--strict", is_flag=True, help="Exit with 1 if there is a problem.")
 @click.option("--json", "as_json", is_flag=True, help="Print findings as JSON.")
 @click.pass_obj

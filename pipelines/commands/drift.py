@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import click
 
+from pipelines.ui import Number
+
 __all__ = ["command"]
 
 
 @click.command()
 @click.argument("detectors", nargs=-1)
-@click.option("--days", type=click.FloatRange(0.001), default=7.0, show_default=True, help="Back from the last event.")
-@click.option("--psi", type=click.FloatRange(0), default=0.25, show_default=True, help="Bound of an input's drift.")
-@click.option(
-    "--calibration", type=click.FloatRange(1), default=3.0, show_default=True, help="Bound of surprises seen / due."
-)
+@click.option("--days", type=Number(0.001), default=7.0, show_default=True, help="Back from the last event.")
+@click.option("--psi", type=Number(0), default=0.25, show_default=True, help="Bound of an input's drift.")
+@click.option("--calibration", type=Number(1), default=3.0, show_default=True, help="Bound of surprises seen / due.")
 @click.option("--textfile", type=click.Path(dir_okay=False), help="Also write gauges for node exporter's collector.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 @click.pass_obj

@@ -6,18 +6,20 @@ from typing import Any
 
 import click
 
+from pipelines.ui import Number
+
 __all__ = ["command"]
 
 
 @click.command()
 @click.option("--store", "store_path", type=click.Path(), help="Where to (default: configuration).")
-@click.option("--hz", type=click.FloatRange(0.01, 1000), help="Rate of the standard set.  [default: 10]")
+@click.option("--hz", type=Number(0.01, 1000), help="Rate of the standard set.  [default: 10]")
 @click.option(
     "--fast-hz",
-    type=click.FloatRange(0, 1000),
+    type=Number(0, 1000),
     help="Rate of softnet, pressure, UDP sockets and thread times; 0 reads them at --hz.  [default: 0]",
 )
-@click.option("--seconds", type=click.FloatRange(min=0), help="Stop after so long (default: at SIGTERM or Ctrl-C).")
+@click.option("--seconds", type=Number(min=0), help="Stop after so long (default: at SIGTERM or Ctrl-C).")
 @click.option("--root", type=click.Path(), help="Where /proc and /sys are found.  [default: /]")
 @click.option("--host", help="Name of this host in all series (default: its host name).")
 @click.option(
@@ -27,8 +29,8 @@ __all__ = ["command"]
     help="Watch the threads of processes of this name (regular expression), cgroup:PATH or pid:N. Repeatable.",
 )
 @click.option("--namespaces/--no-namespaces", default=None, help="Watch all network namespaces.  [default: yes]")
-@click.option("--keep-days", type=click.FloatRange(min=0), help="Remove what is older.  [default: 7]")
-@click.option("--max-gb", type=click.FloatRange(min=0), help="Remove the oldest beyond this size.  [default: 10]")
+@click.option("--keep-days", type=Number(min=0), help="Remove what is older (0: nothing).  [default: 7]")
+@click.option("--max-gb", type=Number(min=0), help="Remove the oldest beyond this size (0: nothing).  [default: 10]")
 @click.option(
     "--log",
     "logs",
@@ -44,13 +46,13 @@ __all__ = ["command"]
     help="Also read the shared-memory or file record that this TOML describes. Repeatable.",
 )
 @click.option("--scrape", multiple=True, help="Also scrape this exporter (URL). Repeatable.")
-@click.option("--scrape-s", type=click.FloatRange(min=0.05), help="Seconds between scrapes.  [default: 1]")
+@click.option("--scrape-s", type=Number(min=0.05), help="Seconds between scrapes.  [default: 1]")
 @click.option(
     "--trigger",
     type=click.Path(dir_okay=False),
     help="While this file was touched less than --trigger-s ago, also read what is costly (sockets, slabs, maps).",
 )
-@click.option("--trigger-s", type=click.FloatRange(min=1), help="Seconds that a touch lasts.  [default: 300]")
+@click.option("--trigger-s", type=Number(min=1), help="Seconds that a touch lasts.  [default: 300]")
 @click.option("--push", help="Also send everything to a collector that listens (URL; OTLP over HTTP).")
 @click.option("--listen", help="Also take in what other hosts push (HOST:PORT; beyond loopback: token and TLS).")
 @click.option("--token-file", type=click.Path(), help="Secret that --push and --prometheus send and --listen asks for.")
@@ -66,7 +68,7 @@ __all__ = ["command"]
     metavar="PLACE",
     help="Also copy what is new in other hosts' stores (a store or a folder of them: path or URI). Repeatable.",
 )
-@click.option("--collect-s", type=click.FloatRange(min=0.1), help="Seconds between looks at them.  [default: 60]")
+@click.option("--collect-s", type=Number(min=0.1), help="Seconds between looks at them.  [default: 60]")
 @click.option(
     "--import",
     "imports",
@@ -163,6 +165,8 @@ def command(
         f"{summary.core_share:.2%} of a core, {summary.late_p99_us:.0f} us late at p99, "
         f"{summary.missed_ticks} of {summary.ticks + summary.missed_ticks} ticks missed"
     )
+    if summary.removed_rows:
+        click.echo(f"{summary.removed_rows} rows removed from the store by --keep-days and --max-gb", err=True)
     if summary.dropped_rows:
         click.echo(f"{summary.dropped_rows} rows lost: the disk is full", err=True)
     for source, why in sorted(summary.missing.items()) if settings.kernel else ():

@@ -36,7 +36,10 @@ def command(path: str | None, detectors: tuple[str, ...], corpus: str | None, as
     registry = open_registry(load(path))
     console = Console()
     out = []
-    for name in detectors or tuple(registry.names()):
+    names = detectors or tuple(registry.names())
+    if not names and not as_json:
+        click.echo("no version was registered yet")
+    for name in names:
         found = registry.evaluations(name, corpus)
         out += [{"detector": name, **asdict(e)} for e in found]
         if as_json:

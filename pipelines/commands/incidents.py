@@ -12,7 +12,7 @@ __all__ = ["command"]
 @click.option("--from", "from_time", help="Incidents from here (onset), ISO 8601 or ns.")
 @click.option("--to", "to_time", help="... to here, exclusive.")
 @click.option("--open", "only_open", is_flag=True, help="Only those that are open.")
-@click.option("--limit", default=50, show_default=True, help="At most so many, the newest.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many, the newest.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts: everything, one object an incident.")
 @click.pass_obj
 def command(

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from pipelines.ui import Number
+
 __all__ = ["command"]
 
 
@@ -64,7 +66,7 @@ def _rate(ctx: click.Context, param: click.Parameter, value: str | None) -> int:
 )
 @click.option(
     "--follow",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     metavar="SECONDS",
     help="The input is still being written: read on, until nothing has come for so long (0: until SIGTERM or Ctrl-C).",
 )

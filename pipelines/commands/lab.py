@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from pipelines.ui import Number
+
 __all__ = ["command"]
 
 
@@ -47,11 +49,11 @@ def list_() -> None:
 @click.argument("scenarios", nargs=-1, metavar="SCENARIO...")
 @click.option("--out", type=click.Path(file_okay=False), required=True, help="Folder; one sub-folder a run.")
 @click.option("--seeds", default="1", show_default=True, help="Comma list; strength, onset, length and load vary.")
-@click.option("--seconds", default=60.0, show_default=True, type=click.FloatRange(6, 3600), help="Length of a run.")
+@click.option("--seconds", default=60.0, show_default=True, type=Number(6, 3600), help="Length of a run.")
 @click.option(
     "--clean", default=0, type=click.IntRange(0, 1000), help="Further runs without a fault, confusers among them."
 )
-@click.option("--rate", type=click.FloatRange(10, 2000), help="Messages a second and line. Default: the seed draws it.")
+@click.option("--rate", type=Number(10, 2000), help="Messages a second and line. Default: the seed draws it.")
 @click.option("--all", "every", is_flag=True, help="All faults that can run here.")
 def run(
     scenarios: tuple[str, ...], out: str, seeds: str, seconds: float, clean: int, rate: float | None, every: bool

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from pipelines.ui import Number
+
 __all__ = ["command"]
 
 
@@ -21,7 +23,7 @@ __all__ = ["command"]
 @click.option("--stamps", help="A stamp format that cannot be recognised by itself: cpacket, vss or vss2.")
 @click.option(
     "--follow",
-    type=float,
+    type=Number(min=0),
     metavar="SECONDS",
     help="Wait for files still being written to grow, until idle for so long.",
 )

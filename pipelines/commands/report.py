@@ -13,7 +13,7 @@ __all__ = ["command"]
 @click.option("--from", "from_time", help="Incidents from here (onset), ISO 8601 or ns.")
 @click.option("--to", "to_time", help="... to here, exclusive.")
 @click.option("--store", "store_path", type=click.Path(), help="Where the series are (default: configuration).")
-@click.option("--limit", default=50, show_default=True, help="At most so many incidents.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many incidents.")
 @click.pass_obj
 def command(
     path: str | None,
@@ -47,6 +47,8 @@ def command(
         lo, hi = time_range(from_time, to_time)
         chosen = [state.incident(i) for i in incidents] or state.incidents(lo, hi, limit=limit)
     store = Store(where, create=False) if Path(where).exists() else None
+    if store is None:
+        click.echo(f"tailwatch: there is no store at {where}: a page without series", err=True)
     try:
         page = render(chosen, store)
     finally:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from pipelines.ui import Number
+
 __all__ = ["command"]
 
 
@@ -47,8 +49,8 @@ def restore(path: str | None, source: str) -> None:
     from pipelines.config import load
     from pipelines.upkeep import restore_backup
 
-    where = restore_backup(load(path).state, source)
-    click.echo(f"{where} is now {source}; the one before is {where}.before")
+    where, before = restore_backup(load(path).state, source)
+    click.echo(f"{where} is now {source}" + (f"; the one before is {before}" if before else ""))
 
 
 @command.command()
@@ -73,7 +75,7 @@ def resend(path: str | None) -> None:
 
 
 @command.command()
-@click.option("--days", type=float, default=90.0, show_default=True, help="Keep this much.")
+@click.option("--days", type=Number(min=0), default=90.0, show_default=True, help="Keep this much.")
 @click.pass_obj
 def trim(path: str | None, days: float) -> None:
     """Remove alerts, resolved incidents and delivered messages older than --days (labels and promotions stay)."""

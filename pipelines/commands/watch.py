@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from pipelines.ui import Number
+
 __all__ = ["command"]
 
 
@@ -21,7 +23,7 @@ __all__ = ["command"]
 )
 @click.option("--capture-host", help="Host label of what captures tell (default: wire).")
 @click.option("--part", default="main", show_default=True, help="Name of the partition (one job a partition).")
-@click.option("--seconds", type=float, help="Stop by itself after so long.")
+@click.option("--seconds", type=Number(min=0), help="Stop by itself after so long.")
 @click.option("--listen", help="Address of /healthz, /readyz and /metrics (default 127.0.0.1:9464; '' for none).")
 @click.pass_obj
 def command(

@@ -258,6 +258,15 @@ def test_a_channel_that_fires_already_still_opens() -> None:
     assert run(later)[0].action == "opened"
 
 
+def test_what_follows_may_have_been_stronger_before() -> None:
+    """The alerts kept of a channel (first, strongest) lie within the incident that has gone quiet."""
+    before = replace(wait(52), surprise=9.0)
+    changes = run([*(drops(t) for t in range(50, 60)), before, wait(95), wait(115)])
+    opened = [c.incident for c in changes if c.action == "opened"]
+    assert [x.kind for x in opened] == ["udp_overflow", "process_pause"]
+    assert [a.end_ns for a in opened[1].alerts] == [wait(115).end_ns]
+
+
 @pytest.mark.parametrize("every", [1, 2, 10, 150])
 def test_evidence_keeps_the_pace_of_its_series(every: int) -> None:
     """Two of five windows: those that there are, however slowly a series is sampled."""

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from pipelines.cli import COMMANDS
+from pipelines.ui import Number
 
 
 def run(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -24,6 +28,23 @@ def test_every_command_explains_itself_with_examples(name: str) -> None:
     assert result.exit_code == 0, result.output
     assert "Example" in result.output
     assert result.output.count("tailwatch ") >= 1
+
+
+def _options(command: click.Command) -> Iterator[click.Parameter]:
+    yield from command.params
+    for sub in getattr(command, "commands", {}).values():
+        yield from _options(sub)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_numbers_are_finite_and_in_range(name: str) -> None:
+    command = importlib.import_module(f"pipelines.commands.{name}").command
+    for option in _options(command):
+        if isinstance(option.type, (click.types.FloatParamType, Number)):
+            assert isinstance(option.type, Number), option.name
+            for text in ("nan", "inf", "-1e9"):
+                with pytest.raises(click.BadParameter):
+                    option.type.convert(text, option, None)
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -15,7 +15,8 @@ from click.testing import CliRunner
 
 from pipelines.commands.detect import command
 from pipelines.detect import Budget, parse_budget
-from pipelines.series_files import parse_times, read_table
+from pipelines.series_files import read_table
+from pipelines.series_times import parse_times
 from telemetry.errors import ConfigError, InputError
 
 CORPUS = os.environ.get("TAILWATCH_DATA")

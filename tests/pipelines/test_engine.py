@@ -21,6 +21,7 @@ from pipelines.savefile import load_snapshots, save_snapshots
 from pipelines.score import score
 from pipelines.state import Champion, StateDB
 from pipelines.watch import Watcher
+from telemetry.errors import ConfigError
 from telemetry.labels import write_labels
 from telemetry.store import Store
 from telemetry.types import Events, Label, SeriesKey, Snapshot
@@ -313,3 +314,10 @@ def test_expected_events_are_told_as_expected(store: Path, tmp_path: Path) -> No
         (found,) = state.incidents()
     assert found.severity == "info"
     assert "failover drill" in found.title
+
+
+def test_a_misspelt_detector_is_told_and_not_left_out(tmp_path: Path) -> None:
+    with StateDB(str(tmp_path / "s.db")) as state:
+        with pytest.raises(ConfigError, match="unknown detector 'netwrok_gap'; did you mean network_gap"):
+            live_detectors(state, ["netwrok_gap"])
+        live_detectors(state, ["network_gap"])

@@ -84,3 +84,10 @@ def test_mistakes_are_said(config: Path) -> None:
         assert isinstance(result.exception, ConfigError)
         assert part in str(result.exception)
     assert run(config, "label", make().id).exit_code == 2
+
+
+def test_a_report_without_a_store_says_so(config: Path, tmp_path: Path) -> None:
+    done = run(config, "report", "--out", str(tmp_path / "r.html"))
+    assert done.exit_code == 0, done.output
+    assert "there is no store at" in done.stderr
+    assert done.stdout.startswith("2 incidents:")

@@ -124,18 +124,20 @@ def test_backup_restore_trim(tmp_path: Path) -> None:
         assert {i.id for i in state.incidents()} == {"old", "new"}
 
 
-def test_what_a_killed_job_committed_last_stays_in_the_database_that_is_put_aside(tmp_path: Path) -> None:
+def test_restore_keeps_what_was_there_whole(tmp_path: Path) -> None:
     url = str(tmp_path / "state.db")
     with StateDB(url) as state:
         backup(state, str(tmp_path / "copy.db"))
-        state.commit("p", [alert("late")], [], watermark_ns=1)
-        for name in ("state.db", "state.db-wal"):
-            shutil.copy(tmp_path / name, tmp_path / f"killed-{name}")
+        state.commit("p", [], [IncidentChange("opened", 10, incident("late"))], watermark_ns=10)
+        for name in ("state.db", "state.db-wal"):  # as a job that is killed now leaves them
+            shutil.copy(tmp_path / name, tmp_path / f"kept-{name}")
     for name in ("state.db", "state.db-wal"):
-        shutil.copy(tmp_path / f"killed-{name}", tmp_path / name)
-    restore_backup(url, str(tmp_path / "copy.db"))
-    with StateDB(tmp_path / "state.db.before", create=False) as before:
-        assert [a.id for a in before.alerts()] == ["late"]
+        shutil.copy(tmp_path / f"kept-{name}", tmp_path / name)
+    _, first = restore_backup(url, str(tmp_path / "copy.db"))
+    _, second = restore_backup(url, str(tmp_path / "copy.db"))
+    assert (first, second) == (f"{url}.before", f"{url}.before2")
+    with StateDB(f"{url}.before", create=False) as state:
+        assert [i.id for i in state.incidents()] == ["late"]
 
 
 def test_evidence_goes_before_the_rest_in_small_transactions(state: StateDB, monkeypatch: pytest.MonkeyPatch) -> None:

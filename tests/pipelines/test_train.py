@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,16 @@ def test_a_sweep_over_folds_is_nested_runs_and_its_best_is_registered(
     again = CliRunner().invoke(cli, arguments(place, *grid))
     assert "done before" in again.output
     assert len(client.search_model_versions("name='folded'")) == 1
+
+
+def test_a_backtest_tells_which_incidents_it_cannot_judge(place: Path, tmp_path: Path) -> None:
+    start, end = START + 9000 * SECOND, START + 9030 * SECOND
+    late = replace(LABELS[0], id="late", start_ns=start, end_ns=end, known_ns=end)
+    write_labels(tmp_path / "incidents.csv", [*LABELS, late])
+    run = ["--config", str(place / "t.toml"), "backtest", str(place / "folded.toml"), "--no-mlflow"]
+    result = CliRunner().invoke(cli, [*run, "--incidents", str(tmp_path / "incidents.csv")])
+    assert result.exit_code == 0, result.output
+    assert "folded@file: 1 of 5 labelled incidents are not in " in result.stderr
 
 
 @pytest.mark.slow

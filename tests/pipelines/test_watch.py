@@ -11,15 +11,18 @@ import time
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from pipelines.cli import cli
-from pipelines.config import Http
+from pipelines.config import Config, Harvest, Http
 from pipelines.http import serve
 from pipelines.state import StateDB
+from pipelines.watch import Watcher
 from telemetry.errors import ConfigError
 from telemetry.store import Store
+from telemetry.types import Events, SeriesKey
 
 ROOT = Path(__file__).parents[2]
 PORT = 19000 + os.getpid() % 900
@@ -108,3 +111,25 @@ def test_it_does_not_listen_to_the_world_without_token_and_tls() -> None:
         serve(None, Http(listen="0.0.0.0:19999"))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="cannot listen"):
         serve(None, Http(listen="127.0.0.1:notaport"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("harvest", "keep_days", "left"), [(False, 7.0, 1), (True, 0.0, 1), (True, 7.0, 0)])
+def test_what_a_store_loses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harvest: bool, keep_days: float, left: int
+) -> None:
+    """A reader removes nothing, keep_days = 0 and max_gb = 0 remove nothing, and 7 days remove what is older."""
+    monkeypatch.setattr("pipelines.care.TRIM_EVERY_S", 0.0)
+    key, at = SeriesKey.of("old", "v"), np.array([10**18])
+    with Store(tmp_path / "store") as store:
+        store.append(Events((key,), np.zeros(1, np.int64), at, at, np.ones(1)))
+    config = Config(
+        store=str(tmp_path / "store"),
+        state=str(tmp_path / "state.db"),
+        checkpoints=str(tmp_path / "checkpoints"),
+        harvest=Harvest(kernel=False, keep_days=keep_days, max_gb=0.0),
+    )
+    watcher = Watcher(config, host="h", harvest=harvest)
+    watcher.run(seconds=1.5)
+    watcher.close()
+    with Store(tmp_path / "store", create=False) as store:
+        assert sum(len(b) for b in store.read(0, 2 * 10**18, select='v{host="old"}')) == left
