@@ -19,8 +19,8 @@ from telemetry.types import Bool, Float64, Panel, SeriesKey
 __all__ = ["SMALL_PER_ROW", "Budget", "Scored", "detect_files", "find_inputs", "parse_budget", "score_table"]
 
 Purpose = Literal["events", "shifts", "all"]
-SHIFT_NOTE = 0.3
-"""Score of a level change that is not itself an event: told, far below the alert's 0.5."""
+SHIFT_NOTE = 0.25
+"""Score of a level change that is not itself an event: told, but below whatever the policy mentions."""
 SMALL_PER_ROW = 0.0004
 """Below as many false alerts a row the model must be careful."""
 _PER_DAY = {"hour": 24.0, "day": 1.0, "week": 1.0 / 7.0}
@@ -136,7 +136,6 @@ def score_table(
             score = np.where(told, moved / (moved + BAR), 0.0)
             alert = told
         else:
-            surprise = np.where(told, np.fmax(surprise, moved), surprise)
             score = np.where(_apart(told, KEEP), np.maximum(score, SHIFT_NOTE), score)
     return Scored(surprise, score, alert)
 

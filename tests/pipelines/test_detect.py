@@ -14,8 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from pipelines.commands.detect import command
-from pipelines.detect import Budget, parse_budget
-from pipelines.series_files import read_table
+from pipelines.detect import Budget, parse_budget, score_table
+from pipelines.series_files import Table, read_table
 from pipelines.series_times import parse_times
 from telemetry.errors import ConfigError, InputError
 
@@ -82,6 +82,18 @@ def test_no_row_sees_a_later_one(tmp_path, purpose):
     )
     whole, head = read(tmp_path / "o" / "whole.csv"), read(tmp_path / "o" / "head.csv")
     assert whole[:520] == head
+
+
+def test_shifts_are_noted_below_every_event_and_leave_the_surprise_alone():
+    """A series with a season shifts all day: that must not hide what is odd in it."""
+    x = 10.0 * np.sign(np.sin(np.arange(3_000) / 9.0)) + np.random.default_rng(5).standard_normal(3_000)
+    end = 1_700_000_000 * 10**9 + 60 * 10**9 * np.arange(3_000)
+    table = Table((), end, ("v",), (), x[:, None], 0, True)
+    events, both = score_table(table, purpose="events"), score_table(table)
+    np.testing.assert_array_equal(both.surprise, events.surprise)
+    noted = both.score != events.score
+    assert noted.any()
+    assert both.score[noted].max() < both.score[~noted & (both.score > 0)].min()
 
 
 def test_several_columns_and_a_tree(tmp_path):
@@ -253,7 +265,6 @@ def test_nab_scorer_gives_the_published_scores():
 def test_quality_does_not_fall():
     from benchmarks import quality_rtt
     from benchmarks.corpora import load_nab
-    from pipelines.detect import score_table
     from pipelines.nab import PROFILES, corpus_score, prepare
 
     files = [f for f in load_nab(Path(CORPUS) / "series" / "nab") if len(f.table.time) < 6000]
