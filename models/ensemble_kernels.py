@@ -10,14 +10,16 @@ from models.careful import creep, middle, weigh
 from models.count_scale import EARLY, counts_in, from_root, origin_of, to_root
 from models.discord import step_discords
 from models.own_evidence import compare
-from models.surprise import GENERATION, GENERATIONS, KEEP, WARM_UP, refit_every, tail_put, tail_refit, tail_score
-from models.views import ORIGIN, VIEWS, step_views
+from models.surprise import FAR, GENERATION, GENERATIONS, KEEP, WARM_UP, refit_every, tail_put, tail_refit, tail_score
+from models.views import LARGEST, ORIGIN, VIEWS, step_views
 from telemetry.types import Float64, Int8, Int64
 
 __all__ = ["advance_full"]
 
 _PRECEDENT = 0.8
 _YOUNG = 1000.0
+_FORGET = 0.9998
+"""Share of the largest distance from the origin that is still remembered a value later."""
 _PREDICTOR = VIEWS.index("autoregression")
 _FORESEEN, _UNFORESEEN = 0.3, 0.4
 """What autoregression leaves as a share of what a level does: up to which a miss is evidence in itself, from which not.
@@ -86,6 +88,21 @@ def _score_views(
     if seen < WARM_UP:
         return np.nan, 0, 0.0
     return evidence / len(views), int(np.sign(lean)), miss
+
+
+@njit(cache=True, nogil=True)
+def _bounded(v: float, reg: Float64) -> float:
+    """A value as the views see it: `FAR` times further from the origin than any before is what stands for none.
+
+    It would otherwise be all that they remember. How far it was is learnt.
+    """
+    off = v - reg[ORIGIN]
+    limit = FAR * reg[LARGEST]
+    if abs(off) > limit > 0.0:
+        off = limit if off > 0.0 else -limit
+        v = reg[ORIGIN] + off
+    reg[LARGEST] = max(abs(off), _FORGET * reg[LARGEST])
+    return v
 
 
 @njit(cache=True, nogil=True)
@@ -160,7 +177,7 @@ def advance_full(
                 else:
                     v, cosine, sine = early[c, k, 0], early[c, k, 3], early[c, k, 4]
                     slot, other = int(early[c, k, 1]), int(early[c, k, 2])
-                v = to_root(v) if begun[c, 1] else v
+                v = _bounded(to_root(v) if begun[c, 1] else v, reg[c])
                 novel = step_discords(
                     v - reg[c, ORIGIN],
                     shape_reg[c],

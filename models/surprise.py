@@ -22,6 +22,7 @@ from telemetry.errors import StoreError
 from telemetry.types import Float64, Int8, Int64, State
 
 __all__ = [
+    "FAR",
     "FIT",
     "GENERATION",
     "GENERATIONS",
@@ -46,6 +47,8 @@ TAIL_SHARE = 0.05
 SHAPE_MAX = 0.6
 SCALE_FLOOR = 0.02
 PRECEDENT = 1.0
+FAR = 100.0
+"""A value is learnt as at most so many times the largest before: one that stands for none must not hide the others."""
 REFIT_EVERY = 40
 WARM_UP = 128
 
@@ -175,6 +178,17 @@ def tail_score(
 
 
 @njit(cache=True, nogil=True)
+def _largest(top: NDArray[np.float32], held: NDArray[np.int32]) -> float:
+    """The largest value of either side that is remembered, 0 if there is none."""
+    out = 0.0
+    for s in range(held.shape[0]):
+        for g in range(held.shape[1]):
+            if held[s, g] > 0:
+                out = max(out, top[s, g, held[s, g] - 1])
+    return out
+
+
+@njit(cache=True, nogil=True)
 def _calibrate(
     raw: Float64,
     generation: int,
@@ -208,6 +222,10 @@ def _calibrate(
                     best = max(best - 0.3010299956639812, 0.0)
                 surprise[w, c] = best
                 side[w, c] = where
+            if seen[c] >= WARM_UP:
+                limit = FAR * _largest(top[c], held[c])
+                if abs(x) > limit > 0.0:
+                    x = limit if x > 0.0 else -limit
             g = (seen[c] // generation) % GENERATIONS
             if seen[c] % generation == 0:
                 counts[c, g] = 0

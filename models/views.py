@@ -16,7 +16,7 @@ from models.rolling import RING, back, median, ordered_add, ordered_swap, place,
 from models.seasonal_slots import learn_slot, predict_slot
 from telemetry.types import Float64
 
-__all__ = ["DIRECTED", "ORIGIN", "RANKS", "REGISTERS", "RLS", "VIEWS", "step_views"]
+__all__ = ["DIRECTED", "LARGEST", "ORIGIN", "RANKS", "REGISTERS", "RLS", "VIEWS", "step_views"]
 
 VIEWS = (
     *("ewma", "median", "mean_of_3", "difference", "autoregression", "local_residual", "local_difference"),
@@ -32,10 +32,10 @@ DIRECTED = tuple(i for i, v in enumerate(VIEWS) if i < 15 or v.startswith(("mean
 RANKS = 1000
 ORDER = 6
 RLS = ORDER + 2
-REGISTERS = 40
+REGISTERS = 41
 _N, ORIGIN, _LEVEL, _LEVEL02, _LEVEL005, _LEVEL002, _VAR002, _R02, _R002, _D02, _D002, _GAP, _GAPS = range(13)
 _ERR0, _ERR1, _ERR2, _X48, _Z24, _Z72, _Z144, _K32, _K128, _K24, _KK24, _R24, _RR24, _R288, _RR288 = range(13, 28)
-_SAME, _UNIT, _RUN, _EQUALS, _ARERR, _V0 = range(28, 34)
+_SAME, _UNIT, _RUN, _EQUALS, _ARERR, LARGEST, _V0 = range(28, 35)
 _MOST = 25.0
 _SURE = 50
 """After so many rows a miss counts as at most 25 times the usual square."""

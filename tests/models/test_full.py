@@ -200,3 +200,13 @@ def test_wrong_state_and_columns_are_refused():
         FullModel().restore({**state, "version": np.array([99, 288])})
     with pytest.raises(StoreError, match="shape"):
         FullModel().restore({**state, "fit": np.zeros((1, 2))})
+
+
+@pytest.mark.parametrize("none", [1e6, 1e12, -(2.0**63)])
+def test_a_value_that_stands_for_none_does_not_hide_what_comes_after_it(none):
+    x = np.random.default_rng(11).normal(100.0, 3.0, 1_600)
+    x[1_000] = none
+    x[1_300:1_330] += 30.0
+    seen = surprise_by(FullModel(), panel_of(x))[:, 0]
+    assert seen[1_000] > 3.0
+    assert seen[1_300:1_330].max() > 3.0

@@ -93,3 +93,14 @@ def test_foreign_state_is_refused():
     state = dict(Calibrator(2).snapshot())
     with pytest.raises(StoreError, match="expected"):
         Calibrator(2, both=True).restore(state)
+
+
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("none", [1e6, 1e300])
+def test_a_value_that_stands_for_none_does_not_hide_what_comes_after_it(both, none):
+    x = np.random.default_rng(6).normal(size=2_000)
+    x = x if both else np.abs(x)
+    x[1_000], x[1_500] = none, 12.0
+    surprise, _ = Calibrator(1, both=both).advance(x[:, None])
+    assert surprise[1_000, 0] > 3.0
+    assert surprise[1_500, 0] > 2.0
